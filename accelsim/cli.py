@@ -1,0 +1,338 @@
+"""The command line. Heavy imports happen inside the commands, so that ``accelsim --help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from accelsim import __version__
+from accelsim.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from accelsim.config import Hardware
+    from accelsim.ir import IntegerGraph
+    from accelsim.pipeline import Outcome
+
+EPILOG = """examples:
+  accelsim run lenet5_digits                          LeNet-5 on the embedded digits, default machine
+  accelsim run lenet5 --data FOLDER --images 100      MNIST from FOLDER, 100 images checked bit by bit
+  accelsim run lenet5_digits --set array.dataflow=os --set accumulator.width_bits=18
+  accelsim run lenet5_digits --hardware edge_8x8 --energy horowitz_45nm --json out.json
+  accelsim compile lenet5_digits -o build && accelsim simulate build && accelsim disasm build
+
+exit codes: 0 done; 1 a check failed; 2 bad input (one line says what and how to mend it)"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors as one line with exit code 2, and a hint for a mistyped command."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice: " in message and "argument COMMAND" in message:
+            word = message.split("invalid choice: ")[1].split("'")[1]
+            message = f"{word!r} is not a command{did_you_mean(word, COMMANDS)}; commands: {', '.join(COMMANDS)}"
+        print(f"accelsim: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _build_parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "command"):
+        parser.print_help()
+        return 0
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code: int = arguments.command(arguments)
+            sys.stdout.flush()
+            return code
+    except InputError as error:
+        print(f"accelsim: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("accelsim: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if category.__module__.startswith("accelsim"):
+        print(f"accelsim: warning: {message}", file=sys.stderr)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="accelsim",
+        description="Golden model of an int8 systolic-array accelerator: bits, cycles and energy of a network.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"accelsim {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+    for name, (function, summary, arguments) in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sub.set_defaults(command=function)
+        arguments(sub)
+    return parser
+
+
+# Arguments ----------------------------------------------------------------------------------------------------
+
+
+def _machine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hardware", default="default_16x16", metavar="F", help="preset or TOML file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one key of the hardware; repeatable",
+    )
+    parser.add_argument(
+        "--quantization", default="int8", metavar="F", help="preset or TOML file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quantization-set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one key of the scheme",
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images of one run (default: 1)")
+    parser.add_argument(
+        "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workload's own"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="F.npy",
+        help="float images to calibrate on (default: 1,024 training images)",
+    )
+    parser.add_argument(
+        "--input", type=Path, metavar="F.npy", help="float images (N, C, H, W) to run (default: test images)"
+    )
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--energy",
+        default="horowitz_45nm",
+        metavar="F",
+        help="energy table, preset or TOML file (default: %(default)s)",
+    )
+    parser.add_argument("--telemetry", action="store_true", default=None, help="watch partial sums whatever the size")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help="a workload's name or a graph directory")
+    _machine_arguments(parser)
+    parser.add_argument("--images", type=int, metavar="N", help="images to run and check (default: one batch)")
+    _report_arguments(parser)
+
+
+def _compile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help="a workload's name or a graph directory")
+    _machine_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="program directory to write")
+
+
+def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", type=Path, metavar="DIR", help="program directory")
+    parser.add_argument(
+        "--input", type=Path, metavar="F.npy", help="float images of one batch (default: those compiled in)"
+    )
+    _report_arguments(parser)
+
+
+def _disasm_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", type=Path, metavar="DIR", help="program directory")
+
+
+# Commands -----------------------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from accelsim.compiler import compile_graph
+    from accelsim.energy import load_energy
+    from accelsim.ir import quantize_input
+    from accelsim.pipeline import load_images, read_images, run_checked
+
+    _positive("--batch", arguments.batch)
+    count = arguments.batch if arguments.images is None else _positive("--images", arguments.images)
+    energy = load_energy(arguments.energy)
+    hardware, source = _workload(arguments)
+    labels = None
+    if arguments.input is not None:
+        images = read_images(arguments.input)
+        if arguments.images is not None and arguments.images > len(images):
+            raise InputError(f"--images {count}: {arguments.input} holds {len(images)}; ask for at most that")
+        images = images[: arguments.images]
+    else:
+        found = load_images(source, arguments.data, count)
+        images, labels = found.images, found.labels
+    program = compile_graph(source.graph, hardware, arguments.batch)
+    codes = quantize_input(source.graph, np.asarray(images))
+    with _progress(len(codes)) as progress:
+        outcome = run_checked(
+            program, source.graph, codes, labels=labels, telemetry=arguments.telemetry, progress=progress
+        )
+    image = images[0, 0] if images.ndim == 4 and images.shape[1] == 1 else None
+    return _finish(outcome, source.graph, hardware, energy, arguments.json, image, source.float_accuracy)
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from accelsim.compiler import compile_graph
+    from accelsim.ir import quantize_input
+    from accelsim.pipeline import load_images, read_images, save_compiled
+
+    _positive("--batch", arguments.batch)
+    hardware, source = _workload(arguments)
+    program = compile_graph(source.graph, hardware, arguments.batch)
+    if arguments.input is not None:
+        images = read_images(arguments.input)
+        if len(images) != arguments.batch:
+            raise InputError(
+                f"--input {arguments.input}: holds {len(images)} images; --batch {arguments.batch} needs as many"
+            )
+    else:
+        images = load_images(source, arguments.data, arguments.batch).images
+    save_compiled(program, source.graph, quantize_input(source.graph, images), arguments.output)
+    print(
+        f"{arguments.output}: {len(program.instructions)} instructions, {program.dram.size:,} bytes of DRAM, "
+        f"batch {program.batch}, for {hardware.name}"
+    )
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from accelsim.energy import load_energy
+    from accelsim.ir import quantize_input
+    from accelsim.pipeline import input_codes, load_compiled, read_images, run_checked
+
+    energy = load_energy(arguments.energy)
+    program, graph = load_compiled(arguments.program)
+    codes = input_codes(program)
+    if arguments.input is not None:
+        images = read_images(arguments.input)
+        if len(images) != program.batch:
+            raise InputError(
+                f"--input {arguments.input}: holds {len(images)} images; the program's batch is {program.batch}"
+            )
+        codes = quantize_input(graph, images)
+    outcome = run_checked(program, graph, codes, telemetry=arguments.telemetry)
+    return _finish(outcome, graph, program.hardware, energy, arguments.json, None, None)
+
+
+def _disasm(arguments: argparse.Namespace) -> int:
+    from accelsim.isa import load_program, to_text
+
+    program = load_program(arguments.program)
+    labels = [layer.name for layer in program.layers]
+    width = max(map(len, labels), default=0)
+    for index, instruction in enumerate(program.instructions):
+        name = labels[instruction.label] if instruction.label < len(labels) else ""
+        print(f"{to_text(instruction)}  # {index} {name:{width}}".rstrip())
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    from accelsim import workloads
+    from accelsim.config import preset_names
+
+    print("workloads")
+    for name in workloads.names():
+        info = workloads.describe(name)
+        print(f"  {name:<16} {info.summary} ({info.dataset}, float accuracy {100 * info.float_accuracy:.2f} %)")
+    for kind in ("hardware", "energy", "quantization"):
+        print(f"{kind}\n  {'  '.join(preset_names(kind))}")
+    return 0
+
+
+def _workload(arguments: argparse.Namespace) -> tuple[Hardware, Any]:
+    from accelsim.config import load_hardware, load_quantization
+    from accelsim.pipeline import find_workload
+
+    hardware = load_hardware(arguments.hardware, arguments.set)
+    scheme = load_quantization(arguments.quantization, arguments.quantization_set)
+    source = find_workload(
+        arguments.workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration
+    )
+    return hardware, source
+
+
+def _finish(
+    outcome: Outcome,
+    graph: IntegerGraph,
+    hardware: Hardware,
+    energy: Any,
+    json_path: Path | None,
+    image: Any,
+    float_accuracy: float | None,
+) -> int:
+    from accelsim.files import write_json
+    from accelsim.report import build_report, price, show, show_image
+
+    priced = price(outcome, graph, energy)
+    report = build_report(outcome, graph, priced)
+    report["float_accuracy"] = float_accuracy
+    if json_path is not None:
+        write_json(json_path, report)
+    if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
+        label = None if outcome.labels is None else int(outcome.labels[0])
+        print(show_image(image, int(outcome.outputs[0].argmax()), label))
+        print()
+    print(show(report, hardware, priced))
+    return 0 if report["bit_exact"] else 1
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"{option} {value}: must be at least 1")
+    return value
+
+
+class _progress:
+    """A progress bar on a terminal, and nothing in a pipe."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[int], None]:
+        if self._total > 1 and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, unit="image", leave=False)
+        return self._update
+
+    def _update(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": (_run, "compile, simulate, check every bit against the reference, report", _run_arguments),
+    "compile": (_compile, "write a program directory", _compile_arguments),
+    "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
+    "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),
+    "list": (_list, "workloads and presets there are", lambda _: None),
+}

@@ -1,0 +1,92 @@
+"""Addresses: activation tensors by lifetime, rings for what streams through, and the DRAM image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.errors import InputError
+
+DRAM_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifetime:
+    """A tensor's bytes and the first and last operation that needs it, both inclusive."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+
+
+def place(tensors: list[Lifetime], capacity: int) -> dict[str, int] | None:
+    """Give each tensor an address so that tensors that live together do not overlap; None where none is found.
+
+    Greedy, in two orders (largest first, then first come), the lowest free address each time.
+    """
+    for key in (lambda t: (-t.size, t.first), lambda t: (t.first, -t.size)):
+        placed: list[tuple[Lifetime, int]] = []
+        for tensor in sorted(tensors, key=key):
+            address = 0
+            rivals = [
+                (at, other.size) for other, at in placed if other.first <= tensor.last and tensor.first <= other.last
+            ]
+            for start, size in sorted(rivals):
+                if address + tensor.size <= start:
+                    break
+                address = max(address, start + size)
+            if address + tensor.size > capacity:
+                break
+            placed.append((tensor, address))
+        else:
+            return {tensor.name: address for tensor, address in placed}
+    return None
+
+
+class Ring:
+    """A buffer filled front to back, over and over: as many blocks in flight as fit, reused oldest first."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self._next = 0
+
+    def take(self, size: int) -> int:
+        """Return the address of the next `size` bytes; a block never wraps around the end."""
+        if self._next + size > self.capacity:
+            self._next = 0
+        address = self._next
+        self._next += size
+        return address
+
+
+class DramImage:
+    """The DRAM image under construction: blocks of bytes at aligned addresses."""
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[int, npt.NDArray[np.uint8]]] = []
+        self._end = 0
+
+    def add(self, data: npt.NDArray[np.uint8]) -> int:
+        """Append bytes; returns their address."""
+        address = self._end
+        self._blocks.append((address, data))
+        self._end = -(-(address + data.size) // DRAM_ALIGNMENT) * DRAM_ALIGNMENT
+        if self._end > 1 << 32:
+            raise InputError(
+                f"the DRAM image exceeds the {1 << 32} bytes an instruction can address; use a smaller batch"
+            )
+        return address
+
+    def reserve(self, size: int) -> int:
+        """Append zeros, for an input or output region."""
+        return self.add(np.zeros(size, dtype=np.uint8))
+
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The whole image."""
+        image = np.zeros(self._end, dtype=np.uint8)
+        for address, data in self._blocks:
+            image[address : address + data.size] = data
+        return image

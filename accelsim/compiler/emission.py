@@ -1,0 +1,96 @@
+"""What every layer's emission shares: the instruction list, transfers, and the rings of streamed constants."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from accelsim.compiler.allocation import DramImage, Ring
+from accelsim.config import RECORD_BYTES, TABLE_ENTRIES, Hardware
+from accelsim.ir import IntegerGraph, Table, TensorType
+from accelsim.isa import Instruction, Load, Memory, Piece, Store
+
+MAX_IMAGES = 255
+"""An instruction's `images` field holds 1..255."""
+
+
+class Emitter:
+    """Instructions in a serial order that is right; `synchronise` makes the units overlap afterwards.
+
+    Attributes:
+        instructions: so far.
+        pieces: which part of which tensor each POST writes.
+        unsigned: 1 where activation codes are unsigned.
+        half: accumulator words of one half; a POST drains one while COMPUTE fills the other.
+    """
+
+    def __init__(self, graph: IntegerGraph, hardware: Hardware, dram: DramImage):
+        self.graph = graph
+        self.hardware = hardware
+        self.dram = dram
+        self.unsigned = int(not graph.activation.signed)
+        self.half = hardware.accumulator_depth // 2
+        self.instructions: list[Instruction] = []
+        self.pieces: list[Piece] = []
+        self.weights = Ring(hardware.weight.memory_bytes)
+        self._records = Ring(hardware.parameter.memory_bytes // RECORD_BYTES)
+        self._tables = Ring(hardware.table.memory_bytes // TABLE_ENTRIES)
+        self._other_half = False
+        self._constants: dict[str, int] = {}
+
+    @property
+    def most_records(self) -> int:
+        """Parameter records one LOAD brings: half the buffer, so that the next layer's come meanwhile."""
+        return self.hardware.parameter.memory_bytes // RECORD_BYTES // 2
+
+    def accumulator_half(self) -> int:
+        """The accumulator address of the next rectangle; halves take turns."""
+        self._other_half = not self._other_half
+        return 0 if self._other_half else self.half
+
+    def load(self, label: int, memory: Memory, dram: int, buffer: int, size: int) -> None:
+        """LOAD `size` consecutive bytes."""
+        self.instructions.append(
+            Load(label=label, memory=memory, dram_address=dram, buffer_address=buffer, row_bytes=size)
+        )
+
+    def store(self, label: int, buffer: int, dram: int, size: int) -> None:
+        """STORE `size` consecutive bytes."""
+        self.instructions.append(Store(label=label, dram_address=dram, buffer_address=buffer, row_bytes=size))
+
+    def load_records(self, label: int, dram: int, count: int) -> int:
+        """LOAD parameter records; returns the index of the first."""
+        first = self._records.take(count)
+        self.load(label, Memory.PARAMETER, dram, first * RECORD_BYTES, count * RECORD_BYTES)
+        return first
+
+    def constant(self, key: str, data: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
+        """The DRAM address of constant bytes, added once for each key."""
+        if key not in self._constants:
+            self._constants[key] = self.dram.add(data.ravel())
+        return self._constants[key]
+
+    def load_table(self, label: int, table: Table) -> int:
+        """LOAD an activation table; returns its slot."""
+        entries = np.zeros(TABLE_ENTRIES, dtype=np.uint8)
+        entries[: table.entries.size] = (table.entries & 0xFF).astype(np.uint8)
+        slot = self._tables.take(1)
+        address = self.constant(f"table {table.name}", entries)
+        self.load(label, Memory.TABLE, address, slot * TABLE_ENTRIES, TABLE_ENTRIES)
+        return slot
+
+
+class Place:
+    """Where a tensor of a group of images lies in the activation buffer, (image, y, x, channel) bytes."""
+
+    def __init__(self, base: int, tensor: TensorType):
+        self.base = base
+        self.tensor = tensor
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row."""
+        return self.tensor.width * self.tensor.channels
+
+    def at(self, image: int, y: int, x: int, channel: int) -> int:
+        """Address of a byte; positions outside the image give addresses that are masked."""
+        return self.base + image * self.tensor.size + y * self.row + x * self.tensor.channels + channel

@@ -1,0 +1,337 @@
+"""Convolution and linear layers: COMPUTE for each block, rectangle and part of K, POST for each rectangle.
+
+Loop order: output-channel block, output rectangle, part of K. Weights of as many blocks as fit half the weight buffer
+come in one LOAD; where one block's do not fit, its parts are loaded anew for each rectangle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.compiler.emission import Emitter, Place
+from accelsim.compiler.lowering import Operation
+from accelsim.compiler.tiling import (
+    Block,
+    Part,
+    Rectangle,
+    Runs,
+    blocks_of,
+    parts_of,
+    rectangles,
+    runs_of,
+    source_extent,
+)
+from accelsim.config import RECORD_BYTES
+from accelsim.errors import InputError
+from accelsim.ir import Conv2d, Mac
+from accelsim.isa import Compute, Memory, Piece, Post, Reduce, Source, Start, pack_records, pack_rows
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A layer's constants in DRAM.
+
+    Attributes:
+        blocks: output-channel blocks, whose packed weight rows follow one another from `weights` on.
+        row_bytes, sizes: bytes of one row and of all rows of each block.
+        records: address of N records for POST; `biases` of N more for COMPUTE, or None.
+    """
+
+    runs: Runs
+    blocks: list[Block]
+    weights: int
+    row_bytes: list[int]
+    sizes: list[int]
+    records: int
+    biases: int | None
+
+    def address(self, block: int) -> int:
+        """DRAM address of a block's first weight row."""
+        return self.weights + sum(self.sizes[:block])
+
+
+class Job(NamedTuple):
+    """One layer for one group of images: what its emission needs at every step."""
+
+    emitter: Emitter
+    operation: Operation
+    mac: Mac
+    packed: Packed
+    source: Place
+    result: Place
+    images: int
+    first_image: int
+
+
+def emit_mac(
+    emitter: Emitter, operation: Operation, source: Place, result: Place, images: int, first_image: int
+) -> None:
+    """Emit one layer for `images` images in the buffer, the first being image `first_image` of the batch.
+
+    Raises:
+        InputError: the layer cannot be cut small enough for a buffer; it names buffer, need and remedy.
+    """
+    mac = operation.head
+    assert isinstance(mac, Mac)
+    packed = _pack(emitter, mac)
+    job = Job(emitter, operation, mac, packed, source, result, images, first_image)
+    slot = emitter.load_table(operation.label, operation.table) if operation.table else 0
+    parts = _parts(job)
+    for group in _groups(emitter, packed, len(parts) == 1):
+        begin = packed.blocks[group[0]].first
+        count = packed.blocks[group[-1]].first + packed.blocks[group[-1]].lanes - begin
+        records = emitter.load_records(operation.label, packed.records + begin * RECORD_BYTES, count) - begin
+        biases = None
+        if packed.biases is not None:
+            biases = emitter.load_records(operation.label, packed.biases + begin * RECORD_BYTES, count) - begin
+        if len(parts) == 1:
+            bases = _load_blocks(job, group)
+        for index in group:
+            block = packed.blocks[index]
+            for rectangle in _rectangles(job):
+                half = emitter.accumulator_half()
+                for number, part in enumerate(parts):
+                    weight_base = bases[index] if len(parts) == 1 else _load_part(job, index, part)
+                    start = Start.ACCUMULATE if number else Start.ZERO if biases is None else Start.BIAS
+                    emitter.instructions.append(
+                        _compute(
+                            job, block, rectangle, part,
+                            weight_base=weight_base,
+                            acc_base=half,
+                            start=start,
+                            param=biases + block.first if biases is not None and start == Start.BIAS else 0,
+                            last=int(number == len(parts) - 1),
+                        )
+                    )  # fmt: skip
+                _post(job, block, rectangle, half, records + block.first, slot)
+
+
+def _pack(emitter: Emitter, mac: Mac) -> Packed:
+    """Put the layer's weights and records into the DRAM image, once whatever the number of image groups."""
+    array = emitter.hardware.array
+    blocks = blocks_of(mac, array.rows, array.columns)
+    rows = [pack_rows(_weight_rows(mac, block), mac.weight_bits) for block in blocks]
+    how = mac.multiplier
+    in_ppu = emitter.graph.bias_at == "ppu"
+    records = pack_records(mac.bias if in_ppu else np.zeros_like(mac.bias), how.m0, how.shift)
+    biases = None
+    if not in_ppu:
+        nothing = np.zeros_like(mac.bias)
+        biases = emitter.constant(f"biases {mac.name}", pack_records(mac.bias, nothing, nothing))
+    return Packed(
+        runs=runs_of(mac),
+        blocks=blocks,
+        weights=emitter.constant(f"weights {mac.name}", np.concatenate([block.ravel() for block in rows])),
+        row_bytes=[block.shape[1] for block in rows],
+        sizes=[block.size for block in rows],
+        records=emitter.constant(f"records {mac.name}", records),
+        biases=biases,
+    )
+
+
+def _weight_rows(mac: Mac, block: Block) -> Int64:
+    """(K, lanes) in (r, s, c) order; (taps, lanes) for a diagonal block."""
+    chosen = mac.weight[block.first : block.first + block.lanes]
+    return np.ascontiguousarray(chosen.reshape(block.lanes, -1).T)
+
+
+def _rectangles(job: Job) -> list[Rectangle]:
+    pool = job.operation.pool
+    tensor = job.result.tensor
+    window, stride = (pool.kernel, pool.stride) if pool else ((1, 1), (1, 1))
+    return list(rectangles(job.images, tensor.height, tensor.width, window, stride, job.emitter.half))
+
+
+def _parts(job: Job) -> list[Part]:
+    """Parts of K whose weights fit half the weight buffer, for the widest block."""
+    packed, hardware = job.packed, job.emitter.hardware
+    widest = max(packed.row_bytes)
+    room = hardware.weight.memory_bytes // 2
+    if isinstance(job.mac, Conv2d) and job.mac.is_depthwise:
+        taps = packed.runs.r_count * packed.runs.s_count
+        if taps * widest > room:
+            raise _too_small(job, "weight", 2 * taps * widest)
+        return [Part(0, packed.runs.r_count, 0, packed.runs.s_count, 0, 1, 0)]
+    parts = parts_of(packed.runs, hardware.array.rows, room // widest)
+    if parts is None:
+        raise _too_small(job, "weight", 2 * hardware.array.rows * widest)
+    return parts
+
+
+def _too_small(job: Job, buffer: str, need: int) -> InputError:
+    have = getattr(job.emitter.hardware, buffer).memory_bytes
+    return InputError(
+        f"layer {job.mac.name} does not fit: two of its smallest weight tiles need {need} bytes of the {buffer} "
+        f"buffer, {have} there; use {buffer}.memory_bytes >= {need} or fewer array.rows"
+    )
+
+
+def _groups(emitter: Emitter, packed: Packed, whole: bool) -> list[list[int]]:
+    """Consecutive blocks whose weights (where whole blocks are loaded) and records come in one LOAD each."""
+    room = emitter.hardware.weight.memory_bytes // 2
+    most = emitter.most_records if packed.biases is None else emitter.most_records // 2
+    groups: list[list[int]] = []
+    size = lanes = 0
+    for index, block in enumerate(packed.blocks):
+        if block.lanes > most:
+            need = 2 * RECORD_BYTES * block.lanes * (1 if packed.biases is None else 2)
+            raise InputError(
+                f"a block of {block.lanes} output channels needs {need} bytes of the parameter buffer, "
+                f"{emitter.hardware.parameter.memory_bytes} there; use parameter.memory_bytes >= {need}"
+            )
+        fits = (not whole or size + packed.sizes[index] <= room) and lanes + block.lanes <= most
+        if not groups or not fits:
+            groups.append([])
+            size = lanes = 0
+        groups[-1].append(index)
+        size += packed.sizes[index]
+        lanes += block.lanes
+    return groups
+
+
+def _load_blocks(job: Job, group: list[int]) -> dict[int, int]:
+    """LOAD whole blocks; returns each one's address in the weight buffer."""
+    packed = job.packed
+    total = sum(packed.sizes[index] for index in group)
+    base = job.emitter.weights.take(total)
+    first = packed.address(group[0])
+    job.emitter.load(job.operation.label, Memory.WEIGHT, first, base, total)
+    return {index: base + packed.address(index) - first for index in group}
+
+
+def _load_part(job: Job, index: int, part: Part) -> int:
+    """LOAD one part of one block; returns its address in the weight buffer."""
+    packed = job.packed
+    row = packed.row_bytes[index]
+    base = job.emitter.weights.take(part.rows * row)
+    address = packed.address(index) + part.first_k * row
+    job.emitter.load(job.operation.label, Memory.WEIGHT, address, base, part.rows * row)
+    return base
+
+
+def _compute(
+    job: Job,
+    block: Block,
+    rectangle: Rectangle,
+    part: Part,
+    *,
+    weight_base: int,
+    acc_base: int,
+    start: Start,
+    param: int,
+    last: int,
+) -> Compute:
+    mac, tensor, hardware = job.mac, job.source.tensor, job.emitter.hardware
+    y, y_count, x, x_count = source_extent(rectangle, job.operation.pool)
+    depthwise = isinstance(mac, Conv2d) and mac.is_depthwise
+    width = hardware.accumulator.width_bits if mac.accumulator_width_bits is None else mac.accumulator_width_bits
+    common = {
+        "label": job.operation.label,
+        "start": start,
+        "param": param,
+        "last": last,
+        "diagonal": int(depthwise),
+        "output_stationary": int(hardware.array.dataflow == "os" and not depthwise),
+        "act_unsigned": job.emitter.unsigned,
+        "z_x": tensor.zero_point,
+        "z_w": mac.weight_zero_point,
+        "weight_base": weight_base,
+        "weight_bits": mac.weight_bits,
+        "width": width,
+        "acc_base": acc_base,
+        "lanes": block.lanes,
+        "run_bytes": block.lanes if depthwise else part.length,
+        "r_count": part.r_count,
+        "s_count": part.s_count,
+        "images": rectangle.images,
+        "image_step": tensor.size,
+    }
+    if not isinstance(mac, Conv2d):
+        return Compute(
+            **common,
+            act_base=job.source.at(rectangle.image, 0, 0, 0) + part.offset,
+            in_row_bytes=tensor.size,
+            x_first=part.offset,
+        )
+    stride_y, stride_x = mac.stride
+    dilation_y, dilation_x = mac.dilation
+    top, _, left, _ = mac.padding
+    first_row = y * stride_y - top + part.r * dilation_y
+    first_column = x * stride_x - left + part.s * dilation_x
+    lane0 = block.source + part.offset
+    return Compute(
+        **common,
+        act_base=job.source.at(rectangle.image, first_row, first_column, lane0),
+        x_count=x_count,
+        y_count=y_count,
+        x_step=stride_x * tensor.channels,
+        y_step=stride_y * job.source.row,
+        s_step=dilation_x * tensor.channels,
+        r_step=dilation_y * job.source.row,
+        stride_y=stride_y,
+        dilation_y=dilation_y,
+        in_row_bytes=job.source.row,
+        in_height=tensor.height,
+        x_first=first_column * tensor.channels + lane0,
+        y_first=first_row,
+    )
+
+
+def _post(job: Job, block: Block, rectangle: Rectangle, acc_base: int, param: int, table: int) -> None:
+    """POST one rectangle of sums into the result tensor."""
+    emitter, result, pool = job.emitter, job.result, job.operation.pool
+    _, y_count, _, x_count = source_extent(rectangle, pool)
+    stride_y, stride_x = pool.stride if pool else (1, 1)
+    kernel_h, kernel_w = pool.kernel if pool else (1, 1)
+    tensor = result.tensor
+    low, high = job.mac.clip
+    emitter.pieces.append(
+        Piece(
+            instruction=len(emitter.instructions),
+            node=job.operation.result.name,
+            image=job.first_image + rectangle.image,
+            images=rectangle.images,
+            y=rectangle.y,
+            y_count=rectangle.y_count,
+            x=rectangle.x,
+            x_count=rectangle.x_count,
+            channel=block.first,
+            lanes=block.lanes,
+        )
+    )
+    emitter.instructions.append(
+        Post(
+            label=job.operation.label,
+            source=Source.ACCUMULATOR,
+            reduce=Reduce.MAX if pool else Reduce.NONE,
+            table_on=int(job.operation.table is not None),
+            table=table,
+            act_unsigned=emitter.unsigned,
+            lanes=block.lanes,
+            src_base=acc_base,
+            dst_base=result.at(rectangle.image, rectangle.y, rectangle.x, block.first),
+            z_dst=job.mac.output.zero_point,
+            param=param,
+            images=rectangle.images,
+            x_count=rectangle.x_count,
+            y_count=rectangle.y_count,
+            r_count=kernel_h,
+            s_count=kernel_w,
+            src_image_step=y_count * x_count,
+            src_y_step=stride_y * x_count,
+            src_x_step=stride_x,
+            r_step=x_count,
+            s_step=1,
+            qmin=low,
+            qmax=high,
+            dst_x_step=tensor.channels,
+            dst_y_step=result.row,
+            dst_image_step=tensor.size,
+        )
+    )

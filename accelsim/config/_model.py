@@ -1,0 +1,124 @@
+"""Strict, frozen models from TOML with one adapter from their errors to the one-line error."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from accelsim.errors import InputError, did_you_mean
+from accelsim.files import read_text
+
+
+class Section(BaseModel):
+    """Base of every configuration model: unknown keys refused, no coercion, immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+M = TypeVar("M", bound=Section)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file (a duplicated key is an error); `InputError` names the file, line and column."""
+    text = read_text(path)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def build(model: type[M], data: dict[str, Any], source: str) -> M:
+    """Validate `data`; the first broken rule becomes ``source [section]: key = value rule; remedy``."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_first_line(model, error, source)) from None
+    except RecursionError:
+        raise InputError(f"{source}: nested too deeply") from None
+
+
+def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None:
+    """Apply one ``section.key=value`` override in place; the value is TOML, or a bare word taken as a string."""
+    key, equals, text = assignment.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        raise InputError(f"--set {assignment}: must be section.key=value, for example array.dataflow=os")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = text.strip()
+    here = data
+    kind: type[BaseModel] | None = model
+    for depth, part in enumerate(path):
+        known = list(kind.model_fields) if kind else []
+        if part not in known:
+            where = ".".join(path[: depth + 1])
+            hint = did_you_mean(part, known) or f"; known here: {', '.join(known) or 'none'}"
+            raise InputError(f"--set {assignment}: unknown key {where!r}{hint}")
+        assert kind is not None
+        annotation = kind.model_fields[part].annotation
+        kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        if depth == len(path) - 1:
+            if kind is not None:
+                raise InputError(
+                    f"--set {assignment}: {key.strip()!r} is a section; set one of its keys, such as "
+                    f"{key.strip()}.{next(iter(kind.model_fields))}"
+                )
+            here[part] = value
+        else:
+            inner = here.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"--set {assignment}: {part!r} holds a value, not keys")
+            here = inner
+
+
+def _first_line(model: type[Section], error: ValidationError, source: str) -> str:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    kind, message, given = first["type"], str(first["msg"]), first.get("input")
+    section, key = location[:-1], location[-1] if location else ""
+    where = f"{source} [{'.'.join(section)}]" if section else source
+    match kind:
+        case "extra_forbidden":
+            known = _keys_at(model, section)
+            hint = did_you_mean(key, known) or f"; known here: {', '.join(known)}"
+            return f"{where}: unknown key {key!r}{hint}"
+        case "missing":
+            return f"{where}: key {key!r} is missing; add it"
+        case "value_error":
+            text = message.removeprefix("Value error, ")
+            return f"{source} [{'.'.join(location)}]: {text}" if location else f"{source}: {text}"
+        case "literal_error" | "enum":
+            expected = str(first.get("ctx", {}).get("expected", ""))
+            return f"{where}: {key} = {given!r} is not one of {expected}; choose one of them"
+        case "greater_than_equal" | "less_than_equal" | "greater_than" | "less_than":
+            word = {
+                "greater_than_equal": "at least",
+                "less_than_equal": "at most",
+                "greater_than": "above",
+                "less_than": "below",
+            }[kind]
+            limit = next(iter(first.get("ctx", {}).values()))
+            return f"{where}: {key} = {given!r} must be {word} {limit}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{where}: {key} = {_short(given)} must be a table of keys" if key else f"{source}: must hold keys"
+        case _:
+            rule = message[0].lower() + message[1:]
+            return f"{where}: {key} = {_short(given)}: {rule}"
+
+
+def _keys_at(model: type[BaseModel], section: Iterable[str]) -> list[str]:
+    kind: Any = model
+    for part in section:
+        field = kind.model_fields.get(part) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        kind = field.annotation if field else None
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

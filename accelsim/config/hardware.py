@@ -1,0 +1,187 @@
+"""The hardware description: one TOML file drives compiler, simulator, energy and the RTL's parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from accelsim.config._model import Section, build, read_toml, set_key
+from accelsim.config.presets import find_preset
+from accelsim.numerics import Arithmetic, Rounding, Scheme
+
+MAX_LANES = 256
+"""An instruction's `lanes` field holds 1..256."""
+RECORD_BYTES = 16
+"""One parameter record: bias, shift and multiplier of one channel."""
+TABLE_ENTRIES = 256
+
+
+class ArraySection(Section):
+    """The PE array. psum_bits is the width of the partial sum inside it; absent, the accumulator's width."""
+
+    rows: int = Field(ge=1, le=MAX_LANES)
+    columns: int = Field(ge=1, le=MAX_LANES)
+    dataflow: Literal["ws", "os", "is"] = "ws"
+    psum_bits: int | None = Field(None, ge=8, le=64)
+
+
+class AccumulatorSection(Section):
+    """The accumulator memory: words of `columns` x width_bits, as many as fit memory_bytes."""
+
+    width_bits: int = Field(ge=8, le=64)
+    memory_bytes: int = Field(ge=1, le=1 << 26)
+    overflow: Literal["saturate", "wrap"] = "saturate"
+    saturate_at: Literal["every_add", "end"] = "every_add"
+
+
+class BufferSection(Section):
+    """An on-chip buffer."""
+
+    memory_bytes: int = Field(ge=1, le=1 << 23)
+
+
+class DramSection(Section):
+    """The simple DRAM: `latency_cycles` to the first beat of a transfer, then one beat a cycle, each way."""
+
+    bandwidth_bytes_per_cycle: int = Field(ge=1, le=256)
+    latency_cycles: int = Field(ge=0, le=65535)
+    memory_bytes: int = Field(1 << 30, ge=1, le=1 << 32)
+
+
+class SupportsSection(Section):
+    """What array and PPU implement; `compile` refuses a graph or mode that asks for anything else."""
+
+    dataflows: tuple[Literal["ws", "os", "is"], ...] = ("ws", "os", "is")
+    overflows: tuple[Literal["saturate", "wrap"], ...] = ("saturate", "wrap")
+    saturate_at: tuple[Literal["every_add", "end"], ...] = ("every_add", "end")
+    zero_points: tuple[Literal["folded", "subtracted"], ...] = ("folded", "subtracted")
+    bias_at: tuple[Literal["ppu", "accumulator"], ...] = ("ppu", "accumulator")
+    schemes: tuple[Literal["fixed_point", "power_of_two", "reciprocal", "float32", "float64"], ...] = tuple(
+        scheme.value for scheme in Scheme
+    )
+    roundings: tuple[Literal["floor", "half_up", "half_even", "half_away", "toward_zero", "tflite_double"], ...] = (
+        tuple(rounding.value for rounding in Rounding)
+    )
+
+
+class Hardware(Section):
+    """A whole machine. Sizes are bytes, times are cycles, the clock turns cycles into seconds.
+
+    Attributes:
+        name: the preset's or file's name, shown in reports.
+        clock_mhz: clock frequency; decides latency, images/s and TOPS, never cycles.
+    """
+
+    name: str = Field("custom", min_length=1, max_length=200)
+    clock_mhz: float = Field(gt=0, le=100_000)
+    array: ArraySection
+    accumulator: AccumulatorSection
+    activation: BufferSection
+    weight: BufferSection
+    parameter: BufferSection
+    table: BufferSection
+    dram: DramSection
+    supports: SupportsSection = SupportsSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_to_tuples(cls, data: Any) -> Any:
+        """TOML has arrays only; the frozen model holds tuples."""
+        if isinstance(data, dict) and isinstance(data.get("supports"), dict):
+            supports = {k: tuple(v) if isinstance(v, list) else v for k, v in data["supports"].items()}
+            return {**data, "supports": supports}
+        return data
+
+    @model_validator(mode="after")
+    def _across_fields(self) -> Self:
+        array, accumulator = self.array, self.accumulator
+        if array.psum_bits is not None and array.psum_bits > accumulator.width_bits:
+            raise ValueError(
+                f"array.psum_bits = {array.psum_bits} must not exceed accumulator.width_bits = "
+                f"{accumulator.width_bits}, because a sum the memory cannot hold would be cut when stored; "
+                f"use array.psum_bits <= {accumulator.width_bits}, or leave it out"
+            )
+        if self.accumulator_depth < 2:
+            need = -(-2 * array.columns * accumulator.width_bits // 8)
+            raise ValueError(
+                f"accumulator.memory_bytes = {accumulator.memory_bytes} must hold two words of {array.columns} x "
+                f"{accumulator.width_bits} bits, so that one fills while one drains; use at least {need}"
+            )
+        for name, buffer, unit, what in (
+            ("weight", self.weight, 2 * array.columns, "two rows of one byte a column"),
+            ("parameter", self.parameter, 2 * RECORD_BYTES, "two records of 16 bytes"),
+            ("table", self.table, TABLE_ENTRIES, "one table of 256 entries"),
+        ):
+            if buffer.memory_bytes < unit:
+                raise ValueError(f"{name}.memory_bytes = {buffer.memory_bytes} must hold {what}; use at least {unit}")
+        for key, value, allowed in (
+            ("array.dataflow", array.dataflow, self.supports.dataflows),
+            ("accumulator.overflow", accumulator.overflow, self.supports.overflows),
+            ("accumulator.saturate_at", accumulator.saturate_at, self.supports.saturate_at),
+        ):
+            if value not in allowed:
+                raise ValueError(
+                    f"{key} = {value!r} is not implemented by this machine, which supports "
+                    f"{', '.join(map(repr, allowed)) or 'nothing'}; choose one of them or another machine"
+                )
+        return self
+
+    @property
+    def accumulator_depth(self) -> int:
+        """Words in the accumulator memory: its width has a price in capacity."""
+        return 8 * self.accumulator.memory_bytes // (self.array.columns * self.accumulator.width_bits)
+
+    @property
+    def psum_bits(self) -> int:
+        """Width of the partial sum in the array."""
+        return self.array.psum_bits or self.accumulator.width_bits
+
+    @property
+    def bank_count(self) -> int:
+        """P: byte banks of the activation and weight memories."""
+        widest = max(self.array.rows, self.array.columns, self.dram.bandwidth_bytes_per_cycle)
+        return 1 << (widest - 1).bit_length()
+
+    @property
+    def peak_tops(self) -> float:
+        """Peak tera-operations a second, a multiply and an add counted as two."""
+        return 2 * self.array.rows * self.array.columns * self.clock_mhz * 1e-6
+
+    def arithmetic(self) -> Arithmetic:
+        """What a bit-exact evaluation needs to know of this machine."""
+        return Arithmetic(
+            psum_bits=self.psum_bits,
+            width_bits=self.accumulator.width_bits,
+            overflow=self.accumulator.overflow,
+            saturate_at=self.accumulator.saturate_at,
+            rows=self.array.rows,
+            dataflow=self.array.dataflow,
+        )
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the fields a program depends on; name and clock change neither bits nor cycles."""
+        fields = self.model_dump(mode="json", exclude={"name", "clock_mhz", "supports"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
+
+
+def load_hardware(name_or_path: str | Path = "default_16x16", overrides: list[str] | None = None) -> Hardware:
+    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``.
+
+    Raises:
+        InputError: one line with file, key, value, rule and remedy.
+    """
+    path = find_preset("hardware", name_or_path)
+    data = read_toml(path)
+    data.setdefault("name", path.stem)
+    for assignment in overrides or []:
+        set_key(data, assignment, Hardware)
+    return build(Hardware, data, str(name_or_path))
+
+
+def hardware_from_dict(data: dict[str, Any], source: str) -> Hardware:
+    """Validate a hardware description that came with a program; `source` names the file in errors."""
+    return build(Hardware, data, source)

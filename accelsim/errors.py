@@ -1,0 +1,27 @@
+"""The one kind of error a user can cause: bad input, told in one line.
+
+A message names, where they apply: file, key, value, rule and remedy. The command line prints it after
+``accelsim: error:`` and exits with code 2; nothing is printed beside it, and no traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Bad input: a file, key, value, model or program that breaks a stated rule.
+
+    The message is one line. Line breaks in what the user supplied (a TOML key may hold one) are folded, so that
+    the promise holds whatever the input was.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word nearest to `word`, else an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

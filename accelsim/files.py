@@ -1,0 +1,139 @@
+"""Reading and writing files: whole or not at all, and every failure is one line that names the file.
+
+Everything accelsim writes for a user goes through `write_whole`, so that a full disk, a kill or a power cut
+leaves the old file or the new one, never a half. Text is UTF-8, and line ends are kept as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+from accelsim.errors import InputError, did_you_mean
+
+FilePath = str | os.PathLike[str]
+
+
+def write_whole(path: FilePath, data: bytes | str) -> None:
+    """Write `data` to `path` in one step: readers see the old content or all of the new one.
+
+    The data goes to a temporary file in the same folder, is forced to the disk and renamed over `path`. A
+    symbolic link keeps pointing where it did. A pipe or device (``/dev/stdout``) is written as it is, since
+    replacing it would take it away from everyone else.
+
+    Args:
+        path: its folder must exist.
+        data: text is encoded as UTF-8.
+
+    Raises:
+        InputError: the file cannot be written. What was at `path` is unchanged and nothing is left beside it.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        if _is_pipe_or_device(path):
+            with open(path, "wb") as stream:
+                stream.write(content)
+        else:
+            _replace(os.path.realpath(path), content)
+    except OSError as error:
+        raise InputError(
+            f"{os.fspath(path)}: cannot write: {error.strerror}; choose a writable folder with free space"
+        ) from error
+    except ValueError as error:  # a NUL character in the name, which no folder can hold
+        raise InputError(f"{os.fspath(path)!r}: cannot write: {error}; choose another name") from error
+
+
+def write_json(path: FilePath, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NumPy scalars and arrays become numbers and lists.
+
+    Keys keep their order.
+
+    Raises:
+        InputError: the file cannot be written.
+        ValueError: `value` holds NaN or an infinity, which JSON cannot say.
+        TypeError: `value` holds something else that JSON cannot say.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_whole(path, text + "\n")
+
+
+def read_bytes(path: FilePath) -> bytes:
+    """Return all of the file.
+
+    Raises:
+        InputError: there is no such file, it is a folder, or it may not be read.
+    """
+    name = os.fspath(path)
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file{_near_name(Path(path)) or '; check the path'}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{name}: is a folder; name a file") from error
+    except PermissionError as error:
+        raise InputError(f"{name}: cannot read: {error.strerror}; check its permissions") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot read: {error.strerror}; check the path") from error
+    except ValueError as error:
+        raise InputError(f"{name!r}: cannot read: {error}; check the path") from error
+
+
+def read_text(path: FilePath) -> str:
+    """Return all of the file as text; line ends are kept as they are.
+
+    Raises:
+        InputError: as `read_bytes`, or the file is not UTF-8.
+    """
+    content = read_bytes(path)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{os.fspath(path)}: byte {error.start} is 0x{content[error.start]:02x}, "
+            "which is not UTF-8 text; save the file as UTF-8"
+        ) from error
+
+
+def _is_pipe_or_device(path: FilePath) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _replace(target: str, content: bytes) -> None:
+    """Write a new file beside `target` and rename it over it; on any failure, remove it and raise."""
+    # O_EXCL with 0o666 rather than tempfile: the file ends up with the user's umask, as if written in place.
+    # The name is short, so that it fits wherever `target` does.
+    temporary = os.path.join(os.path.dirname(target), f".accelsim-{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C, too, must not leave litter
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _near_name(path: Path) -> str:
+    try:
+        return did_you_mean(path.name, os.listdir(path.parent))
+    except OSError:
+        return ""
+
+
+def _plain(value: Any) -> Any:
+    """Turn a NumPy scalar or array into what JSON knows, without importing NumPy."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,0 +1,385 @@
+"""The integer graph: what the accelerator computes, to the bit.
+
+Tensors are (batch, H, W, C) integers in one activation format for the whole graph; a vector of K is (1, 1, K) or keeps
+the (H, W, C) of the image it was flattened from. real = S * (q - Z). docs/numerics.md states every operation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.errors import InputError
+from accelsim.ir.float_graph import window_extent
+from accelsim.numerics import Arithmetic, IntFormat, Requantization, chunks
+
+ZeroPoints = Literal["folded", "subtracted"]
+BiasAt = Literal["ppu", "accumulator"]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorType:
+    """Shape (height, width, channels) without the batch, scale S > 0 and zero point Z of an activation tensor."""
+
+    height: int
+    width: int
+    channels: int
+    scale: float
+    zero_point: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.height, self.width, self.channels
+
+    @property
+    def size(self) -> int:
+        """Elements, one byte each whatever their bits."""
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """One operation; `name` is unique and shown in reports, `source` tells where the user's model has it."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: TensorType
+    source: str = ""
+
+    @property
+    def op(self) -> str:
+        """The operation's name in files and reports."""
+        return OP_NAMES[type(self)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Input(Node):
+    """The network's input, quantised by the host."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Multiplier:
+    """Stored requantisation of one node: integers per output channel (or one), and the real M they came from.
+
+    Attributes:
+        m0, shift: int64 (N,), as `Requantization.derive` gives them; the only figures used to compute.
+        real: float64 (N,), M, for readers; written as hexadecimal floats.
+    """
+
+    m0: Int64Array
+    shift: Int64Array
+    real: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mac(Node):
+    """A sum of products: convolution or linear layer, bias, requantisation, zero point, clip.
+
+    Attributes:
+        weight: int64; Conv2d (N, R, S, C/groups), Linear (N, K) with k in (h, w, c) order.
+        weight_bits: 2..8, signed.
+        weight_zero_point: Z_w; 0 where zero points are folded.
+        bias: int64 (N,), in units of S_x * S_w, with -Z_x * sum(w) folded in where zero points are folded.
+        multiplier: M = S_x * S_w / S_y per output channel.
+        clip: the activation's limits inside the format (ReLU: Z_y below).
+        accumulator_width_bits: narrower accumulator for this layer, or None for the hardware's.
+    """
+
+    weight: Int64Array
+    weight_bits: int = 8
+    weight_zero_point: int = 0
+    bias: Int64Array
+    multiplier: Multiplier
+    clip: tuple[int, int]
+    accumulator_width_bits: int | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """N."""
+        return int(self.weight.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conv2d(Mac):
+    """Convolution; padding (top, bottom, left, right) feeds Z_x."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """(R, S)."""
+        return int(self.weight.shape[1]), int(self.weight.shape[2])
+
+    @property
+    def is_depthwise(self) -> bool:
+        """One input channel and one output channel a group: runs on the array's diagonal."""
+        return self.groups > 1 and self.weight.shape[3] == 1 and self.out_channels == self.groups
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Linear(Mac):
+    """Matrix product with all elements of the input, in (h, w, c) order."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaxPool2d(Node):
+    """Largest q of a window; padding takes no part. Keeps S and Z."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AvgPool2d(Node):
+    """Z + round(sum(q - Z) / count), an exact division; keeps S and Z. count: the window, or its positions inside."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    count_include_pad: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Add(Node):
+    """clamp(Z_y + requant(q1 - Z1) + requant(q2 - Z2)), exact sum, one clamp. One multiplier an input."""
+
+    multipliers: tuple[Multiplier, Multiplier]
+    clip: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip(Node):
+    """clamp(q) to limits; keeps S and Z: a ReLU that could not be made part of the operation before it."""
+
+    clip: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table(Node):
+    """entries[q - minimum of the format]; `function` names what it tabulates. entries: int64 (2**bits,)."""
+
+    entries: Int64Array
+    function: str
+
+
+OP_NAMES: dict[type[Node], str] = {
+    Input: "input",
+    Conv2d: "conv2d",
+    Linear: "linear",
+    MaxPool2d: "max_pool2d",
+    AvgPool2d: "avg_pool2d",
+    Add: "add",
+    Clip: "clip",
+    Table: "table",
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerGraph:
+    """Nodes in a topological order with what they share.
+
+    Attributes:
+        name: the workload's name.
+        nodes: the first is the `Input`.
+        output: name of the node whose tensor is the result.
+        output_shape: shape of the result in PyTorch, without the batch; see `to_pytorch`.
+        activation: format of every activation tensor.
+        requantization: scheme of every multiplier.
+        zero_points: "folded" sums raw q_x * q_w; "subtracted" takes Z_x and Z_w off at the array's edge.
+        bias_at: where biases are added: "ppu", or "accumulator" as the start value, clamped like any value.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    output: str
+    output_shape: tuple[int, ...]
+    activation: IntFormat
+    requantization: Requantization
+    zero_points: ZeroPoints = "folded"
+    bias_at: BiasAt = "ppu"
+    by_name: dict[str, Node] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
+        check_integer_graph(self)
+
+    @property
+    def input(self) -> Input:
+        """The input node."""
+        first = self.nodes[0]
+        assert isinstance(first, Input)
+        return first
+
+    def users(self, name: str) -> list[Node]:
+        """Nodes that read the output of `name`."""
+        return [node for node in self.nodes if name in node.inputs]
+
+    def to_pytorch(self, tensor: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Reorder an output (batch, H, W, C) to PyTorch's (batch, *output_shape)."""
+        return np.ascontiguousarray(np.moveaxis(tensor, 3, 1)).reshape(tensor.shape[0], *self.output_shape)
+
+    def macs(self, node: Mac) -> int:
+        """Multiply-accumulates of one image, padding included."""
+        per_output = node.weight.size // node.out_channels
+        return node.output.size * per_output
+
+
+def mac_chunks(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> list[range]:
+    """The chunks of one output's K, from `numerics.chunks`, for a convolution or linear layer."""
+    if isinstance(node, Conv2d):
+        packed = node.groups == 1 and node.dilation[1] == 1
+        dataflow = "ws" if node.is_depthwise else arithmetic.dataflow
+        channels = int(node.weight.shape[3])
+        return chunks(node.kernel, channels, rows=arithmetic.rows, dataflow=dataflow, packed_row=packed)
+    return chunks(
+        (1, 1), int(node.weight.shape[1]), rows=arithmetic.rows, dataflow=arithmetic.dataflow, packed_row=True
+    )
+
+
+def check_integer_graph(graph: IntegerGraph) -> None:
+    """Legality rules; raise `InputError` naming graph, node and rule. Run when a graph is made, so after every pass."""
+    if not graph.nodes or not isinstance(graph.nodes[0], Input):
+        raise InputError(f"integer graph {graph.name}: the first node must be the input")
+    if not 2 <= graph.activation.bits <= 8:
+        raise InputError(f"integer graph {graph.name}: activation_bits = {graph.activation.bits} is outside 2..8")
+    seen: set[str] = set()
+    for position, node in enumerate(graph.nodes):
+        where = f"integer graph {graph.name}: node {node.name}"
+        if node.name in seen:
+            raise InputError(f"{where}: the name is used twice")
+        missing = [name for name in node.inputs if name not in seen]
+        if missing:
+            raise InputError(f"{where}: reads {missing[0]!r}, which no earlier node computes")
+        if isinstance(node, Input) != (position == 0):
+            raise InputError(f"{where}: the input must be the first node and the only one")
+        arity = 0 if isinstance(node, Input) else 2 if isinstance(node, Add) else 1
+        if len(node.inputs) != arity:
+            raise InputError(f"{where}: has {len(node.inputs)} inputs; {arity} are needed")
+        _check_tensor(node.output, graph.activation, where)
+        _check_node(graph, node, [graph.by_name[name].output for name in node.inputs], where)
+        seen.add(node.name)
+    if graph.output not in seen:
+        raise InputError(f"integer graph {graph.name}: output {graph.output!r} is not a node")
+    if math.prod(graph.output_shape) != graph.by_name[graph.output].output.size:
+        raise InputError(f"integer graph {graph.name}: output_shape {graph.output_shape} does not hold the output")
+
+
+def _check_tensor(tensor: TensorType, form: IntFormat, where: str) -> None:
+    if min(tensor.shape) < 1:
+        raise InputError(f"{where}: shape {tensor.shape} must be positive")
+    if not (math.isfinite(tensor.scale) and tensor.scale > 0):
+        raise InputError(f"{where}: scale = {tensor.scale} must be positive and finite")
+    if not form.minimum <= tensor.zero_point <= form.maximum:
+        raise InputError(f"{where}: zero_point = {tensor.zero_point} is outside {form.minimum}..{form.maximum}")
+
+
+def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where: str) -> None:
+    form = graph.activation
+    if isinstance(node, Mac | Add | Clip):
+        low, high = node.clip
+        if not form.minimum <= low <= high <= form.maximum:
+            raise InputError(f"{where}: clip {node.clip} must lie in {form.minimum}..{form.maximum}, low to high")
+    match node:
+        case Mac():
+            _check_mac(graph, node, inputs[0], where)
+        case MaxPool2d() | AvgPool2d():
+            shape = (*window_shape(inputs[0], node.kernel, node.stride, node.padding, (1, 1)), inputs[0].channels)
+            _need_shape(node, shape, where)
+            _need_same_scale(node, inputs[0], where)
+            if max(node.padding[:2]) >= node.kernel[0] or max(node.padding[2:]) >= node.kernel[1]:
+                raise InputError(f"{where}: padding {node.padding} must be smaller than the window {node.kernel}")
+        case Add():
+            if inputs[0].shape != inputs[1].shape:
+                raise InputError(f"{where}: adds shapes {inputs[0].shape} and {inputs[1].shape}")
+            _need_shape(node, inputs[0].shape, where)
+            for multiplier in node.multipliers:
+                _check_multiplier(graph, multiplier, (1,), where)
+        case Clip() | Table():
+            _need_shape(node, inputs[0].shape, where)
+            if isinstance(node, Clip):
+                _need_same_scale(node, inputs[0], where)
+            elif node.entries.shape != (1 << form.bits,):
+                raise InputError(f"{where}: a table has {1 << form.bits} entries, not {node.entries.shape}")
+            elif node.entries.min() < form.minimum or node.entries.max() > form.maximum:
+                raise InputError(f"{where}: a table entry is outside {form.minimum}..{form.maximum}")
+        case Input():
+            pass
+        case _:
+            raise InputError(f"{where}: unknown operation {type(node).__name__}")
+
+
+def _check_mac(graph: IntegerGraph, node: Mac, source: TensorType, where: str) -> None:
+    channels = node.out_channels
+    if isinstance(node, Conv2d):
+        if node.weight.ndim != 4 or source.channels != node.weight.shape[3] * node.groups or channels % node.groups:
+            raise InputError(
+                f"{where}: weight {node.weight.shape} with {node.groups} groups does not fit {source.channels} channels"
+            )
+        shape = (*window_shape(source, node.kernel, node.stride, node.padding, node.dilation), channels)
+    else:
+        if node.weight.ndim != 2 or node.weight.shape[1] != source.size:
+            raise InputError(f"{where}: weight {node.weight.shape} does not fit an input of {source.size}")
+        shape = (1, 1, channels)
+    _need_shape(node, shape, where)
+    if not 2 <= node.weight_bits <= 8:
+        raise InputError(f"{where}: weight_bits = {node.weight_bits} is outside 2..8")
+    form = IntFormat(node.weight_bits)
+    if node.weight.min() < form.minimum or node.weight.max() > form.maximum:
+        raise InputError(f"{where}: a weight is outside {form.minimum}..{form.maximum}, {node.weight_bits} bits")
+    if not form.minimum <= node.weight_zero_point <= form.maximum:
+        raise InputError(f"{where}: weight_zero_point = {node.weight_zero_point} is outside the weights' format")
+    if node.weight_zero_point and graph.zero_points == "folded":
+        raise InputError(f"{where}: weight_zero_point = {node.weight_zero_point} needs zero_points = 'subtracted'")
+    if node.bias.shape != (channels,):
+        raise InputError(f"{where}: bias has shape {node.bias.shape}, not ({channels},)")
+    if node.bias.min() < -(2**31) or node.bias.max() >= 2**31:
+        raise InputError(f"{where}: a bias does not fit 32 bits; use a larger output or weight scale")
+    if node.accumulator_width_bits is not None and not 8 <= node.accumulator_width_bits <= 64:
+        raise InputError(f"{where}: accumulator_width_bits = {node.accumulator_width_bits} is outside 8..64")
+    _check_multiplier(graph, node.multiplier, (channels,), where)
+
+
+def _check_multiplier(graph: IntegerGraph, multiplier: Multiplier, shape: tuple[int, ...], where: str) -> None:
+    how = graph.requantization
+    for name, array in (("m0", multiplier.m0), ("shift", multiplier.shift), ("real", multiplier.real)):
+        if array.shape != shape:
+            raise InputError(f"{where}: multiplier {name} has shape {array.shape}, not {shape}")
+    for m0, shift in {*zip(multiplier.m0.tolist(), multiplier.shift.tolist(), strict=True)}:
+        reason = how.refuses(m0, shift)
+        if reason:
+            raise InputError(f"{where}: multiplier (m0, shift) = ({m0}, {shift}): {reason}")
+
+
+def window_shape(
+    source: TensorType,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Output (height, width) of a window sliding over `source`."""
+    top, bottom, left, right = padding
+    return (
+        window_extent(source.height, top, bottom, kernel[0], stride[0], dilation[0]),
+        window_extent(source.width, left, right, kernel[1], stride[1], dilation[1]),
+    )
+
+
+def _need_shape(node: Node, shape: tuple[int, ...], where: str) -> None:
+    if min(shape) < 1 or node.output.shape != tuple(shape):
+        raise InputError(f"{where}: output shape {node.output.shape} does not follow from its input; expected {shape}")
+
+
+def _need_same_scale(node: Node, source: TensorType, where: str) -> None:
+    if (node.output.scale, node.output.zero_point) != (source.scale, source.zero_point):
+        raise InputError(f"{where}: {node.op} keeps scale and zero point of its input")

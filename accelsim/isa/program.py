@@ -1,0 +1,274 @@
+"""A program: instructions, modes, DRAM image and what a host must know to feed it and to read its result.
+
+A program directory holds `program.bin`, `dram.bin` and `program.json` (docs/formats.md). `program.bin` carries the
+digests of everything, itself included; one altered byte anywhere is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.config import Hardware, hardware_from_dict
+from accelsim.errors import InputError
+from accelsim.files import read_bytes, write_whole
+from accelsim.isa.encoding import decode_all, encode_all
+from accelsim.isa.instructions import Instruction
+from accelsim.isa.modes import MODES_BYTES, Modes
+from accelsim.numerics import IntFormat
+
+MAGIC = b"ACCELSIM"
+ISA_VERSION = 1
+HEADER = struct.Struct(f"<8sHHI{MODES_BYTES}s8x32s32s32s32s32x")
+HEADER_BYTES = HEADER.size
+assert HEADER_BYTES == 192
+
+Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRegion:
+    """An input or output tensor in DRAM, one byte an element.
+
+    Attributes:
+        address: of its first byte.
+        batch, shape: (batch, height, width, channels).
+        layout: "nhwc"; or "columns", what input-stationary uses: for each block of at most `block` images, K rows of
+            the block's images (input), or one (N, batch) matrix (output).
+        block: images of one block of a "columns" input; 0 otherwise.
+        scale, zero_point: real = scale * (q - zero_point).
+        output_shape: of the result in PyTorch, without the batch; empty for the input.
+    """
+
+    node: str
+    address: int
+    batch: int
+    shape: tuple[int, int, int]
+    layout: Literal["nhwc", "columns"] = "nhwc"
+    block: int = 0
+    scale: float
+    zero_point: int
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.batch * int(np.prod(self.shape))
+
+    def slice(self) -> slice:
+        """Where the region lies in the DRAM image."""
+        return slice(self.address, self.address + self.size)
+
+    def pack(self, tensor: Int64, form: IntFormat) -> Bytes:
+        """Turn codes (batch, H, W, C) into the region's bytes."""
+        if tensor.shape != (self.batch, *self.shape):
+            raise InputError(
+                f"input {self.node}: shape {tensor.shape} is not (batch, H, W, C) = {(self.batch, *self.shape)}"
+            )
+        if tensor.size and not (form.minimum <= tensor.min() and tensor.max() <= form.maximum):
+            raise InputError(f"input {self.node}: a code is outside {form.minimum}..{form.maximum}")
+        codes = (tensor & 0xFF).astype(np.uint8)
+        if self.layout == "nhwc":
+            return codes.ravel()
+        flat = codes.reshape(self.batch, -1)
+        return np.concatenate([flat[i : i + self.block].T.ravel() for i in range(0, self.batch, self.block)])
+
+    def unpack(self, data: Bytes, form: IntFormat) -> Int64:
+        """Turn the region's bytes into codes (batch, H, W, C)."""
+        codes = data.view(np.int8) if form.signed else data
+        if self.layout == "nhwc":
+            return codes.reshape(self.batch, *self.shape).astype(np.int64)
+        if self.block:
+            inner = codes.size // self.batch
+            blocks = [codes[i * inner : (i + self.block) * inner] for i in range(0, self.batch, self.block)]
+            images = np.concatenate([block.reshape(inner, -1).T for block in blocks])
+            return images.reshape(self.batch, *self.shape).astype(np.int64)
+        return np.ascontiguousarray(codes.reshape(-1, self.batch).T).reshape(self.batch, *self.shape).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What one label stands for: the machine operation and the graph nodes it computes, the last being written."""
+
+    name: str
+    op: str
+    nodes: tuple[str, ...]
+    macs: int
+    outputs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The part of a node's tensor that one POST writes, for observers: images, rows, columns and channels."""
+
+    instruction: int
+    node: str
+    image: int
+    images: int
+    y: int
+    y_count: int
+    x: int
+    x_count: int
+    channel: int
+    lanes: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """Everything the machine needs, and nothing of the graph.
+
+    Attributes:
+        name: the workload.
+        instructions: in program order.
+        modes: set once.
+        hardware: the machine it was compiled for.
+        timing_version: the timing contract its compiler assumed.
+        dram: the initial DRAM image, the input region zero.
+        input, output: where the host writes and reads.
+        layers: indexed by label.
+        pieces: what each POST writes.
+        shapes: (H, W, C) of each node that is written.
+    """
+
+    name: str
+    instructions: tuple[Instruction, ...]
+    modes: Modes
+    hardware: Hardware
+    timing_version: int
+    dram: Bytes
+    input: TensorRegion
+    output: TensorRegion
+    layers: tuple[Layer, ...]
+    pieces: tuple[Piece, ...]
+    shapes: dict[str, tuple[int, int, int]]
+
+    @property
+    def batch(self) -> int:
+        """Images of one run."""
+        return self.input.batch
+
+    def metadata(self) -> dict[str, Any]:
+        """What `program.json` holds."""
+        return {
+            "format": "accelsim-program",
+            "version": 1,
+            "name": self.name,
+            "hardware": self.hardware.model_dump(mode="json"),
+            "input": asdict(self.input),
+            "output": asdict(self.output),
+            "layers": [asdict(layer) for layer in self.layers],
+            "pieces": [list(asdict(piece).values()) for piece in self.pieces],
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the directory; each file is written whole, `program.bin`, which vouches for the others, last."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot create the folder: {error.strerror}; choose another") from None
+        metadata = (json.dumps(self.metadata(), indent=1) + "\n").encode()
+        image = self.dram.tobytes()
+        code = encode_all(self.instructions)
+        write_whole(folder / "program.json", metadata)
+        write_whole(folder / "dram.bin", image)
+        write_whole(folder / "program.bin", self._header(code, image, metadata) + code)
+
+    def _header(self, code: bytes, image: bytes, metadata: bytes) -> bytes:
+        def fields(digest: bytes) -> bytes:
+            return HEADER.pack(
+                MAGIC,
+                ISA_VERSION,
+                self.timing_version,
+                len(self.instructions),
+                self.modes.encode(),
+                self.hardware.fingerprint(),
+                hashlib.sha256(image).digest(),
+                hashlib.sha256(metadata).digest(),
+                digest,
+            )
+
+        return fields(hashlib.sha256(fields(bytes(32)) + code).digest())
+
+
+def load_program(folder: Path) -> Program:
+    """Read a program directory.
+
+    Raises:
+        InputError: a file is missing or altered, or a version is not this one's; nothing is executed.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a program directory; make one with 'accelsim compile WORKLOAD -o DIR'")
+    path = folder / "program.bin"
+    data = read_bytes(path)
+    if len(data) < HEADER_BYTES:
+        raise InputError(f"{path}: {len(data)} bytes are too few for a header of {HEADER_BYTES}; compile it again")
+    magic, isa, timing, count, modes, fingerprint, image_hash, metadata_hash, digest = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise InputError(f"{path}: magic {magic!r} is not {MAGIC!r}; this is not an accelsim program")
+    if isa != ISA_VERSION:
+        raise InputError(f"{path}: ISA version {isa} is not {ISA_VERSION}; compile the program again")
+    code = data[HEADER_BYTES:]
+    blank = data[: HEADER_BYTES - 64] + bytes(32) + data[HEADER_BYTES - 32 : HEADER_BYTES]
+    if hashlib.sha256(blank + code).digest() != digest:
+        raise InputError(f"{path}: its digest does not match its contents; the file was altered, compile it again")
+    image = _vouched(folder / "dram.bin", image_hash)
+    metadata = _vouched(folder / "program.json", metadata_hash)
+    instructions = decode_all(code)
+    if len(instructions) != count:
+        raise InputError(f"{path}: holds {len(instructions)} instructions, its header says {count}")
+    try:
+        return _from_metadata(json.loads(metadata), instructions, Modes.decode(modes), timing, image, fingerprint, path)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder / 'program.json'}: not as written by compile: {error!r}; compile it again") from None
+
+
+def _vouched(path: Path, digest: bytes) -> bytes:
+    data = read_bytes(path)
+    if hashlib.sha256(data).digest() != digest:
+        raise InputError(f"{path}: does not match the digest in program.bin; the file was altered, compile it again")
+    return data
+
+
+def _from_metadata(
+    data: dict[str, Any],
+    instructions: tuple[Instruction, ...],
+    modes: Modes,
+    timing: int,
+    image: bytes,
+    fingerprint: bytes,
+    path: Path,
+) -> Program:
+    if data["format"] != "accelsim-program" or data["version"] != 1:
+        raise ValueError("format or version")
+    hardware = hardware_from_dict(data["hardware"], str(path.with_name("program.json")))
+    if hardware.fingerprint() != fingerprint:
+        raise InputError(f"{path}: was compiled for another machine than program.json describes; compile it again")
+    return Program(
+        name=data["name"],
+        instructions=instructions,
+        modes=modes,
+        hardware=hardware,
+        timing_version=timing,
+        dram=np.frombuffer(image, dtype=np.uint8),
+        input=_region(data["input"]),
+        output=_region(data["output"]),
+        layers=tuple(Layer(**{**layer, "nodes": tuple(layer["nodes"])}) for layer in data["layers"]),
+        pieces=tuple(Piece(**dict(zip(_PIECE_FIELDS, piece, strict=True))) for piece in data["pieces"]),
+        shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
+    )
+
+
+def _region(data: dict[str, Any]) -> TensorRegion:
+    return TensorRegion(**{**data, "shape": tuple(data["shape"]), "output_shape": tuple(data["output_shape"])})
+
+
+_PIECE_FIELDS = tuple(Piece.__dataclass_fields__)

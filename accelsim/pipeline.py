@@ -1,0 +1,351 @@
+"""From what a user names to a checked run: the one place where all packages meet.
+
+workload -> integer graph -> program -> machine -> every written tensor compared with the reference evaluation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.config import QuantizationScheme
+from accelsim.errors import InputError, did_you_mean
+from accelsim.ir import IntegerGraph, Mac, evaluate, load_graph, save_graph
+from accelsim.isa import Instruction, Program, load_program
+from accelsim.machine import Accelerator, Observer, Run
+from accelsim.numerics import Arithmetic, quantize
+
+Int64 = npt.NDArray[np.int64]
+Images = npt.NDArray[np.floating[Any]]
+
+TELEMETRY_LIMIT = 100_000_000
+"""MACs of a batch below which partial sums are watched unless the user says otherwise."""
+
+CALIBRATION_IMAGES = 1024
+
+
+class DataWarning(UserWarning):
+    """The run uses other data than the weights were trained on."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images float (N, C, H, W) with labels int64 (N,), or None where nobody knows them."""
+
+    images: Images
+    labels: Int64 | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """The first difference between machine and reference: image, node, index (H, W, C), both codes."""
+
+    image: int
+    node: str
+    index: tuple[int, int, int]
+    expected: int
+    got: int
+
+    def __str__(self) -> str:
+        place = ", ".join(map(str, self.index))
+        return (
+            f"image {self.image}, node {self.node}, (y, x, channel) = ({place}): "
+            f"expected {self.expected}, got {self.got}"
+        )
+
+
+@dataclass
+class Outcome:
+    """A program's timed run and the check of all its images.
+
+    Attributes:
+        program: what ran.
+        machine: it, loaded.
+        timed: the run with the clock, of the first batch.
+        outputs: codes int64 (N, *output_shape), or None without values.
+        images_checked: images whose every written tensor was compared.
+        mismatch: the first difference, or None.
+        labels: int64 (N,) or None.
+    """
+
+    program: Program
+    machine: Accelerator
+    timed: Run
+    outputs: Int64 | None = None
+    images_checked: int = 0
+    mismatch: Check | None = None
+    labels: Int64 | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of images whose largest output is at their label, where labels are known."""
+        if self.labels is None or self.outputs is None or self.outputs.ndim != 2:
+            return None
+        return float(np.mean(self.outputs.argmax(axis=1) == self.labels))
+
+
+class TensorCollector(Observer):
+    """Puts what each POST writes into the tensor of the node it belongs to."""
+
+    def __init__(self, program: Program):
+        self.tensors = {
+            name: np.zeros((program.batch, *shape), dtype=np.int64) for name, shape in program.shapes.items()
+        }
+        self._pieces = {piece.instruction: piece for piece in program.pieces}
+
+    def post_wrote(self, index: int, instruction: Instruction, codes: Int64) -> None:
+        """Words are (image, y, x) and lanes channels; swapped operands have words of channels and lanes of images."""
+        piece = self._pieces[index]
+        part = self.tensors[piece.node][
+            piece.image : piece.image + piece.images,
+            piece.y : piece.y + piece.y_count,
+            piece.x : piece.x + piece.x_count,
+            piece.channel : piece.channel + piece.lanes,
+        ]
+        part[...] = (codes.T if getattr(instruction, "broadcast", 0) else codes).reshape(part.shape)
+
+
+def simulate(program: Program, images: Images | None = None, *, telemetry: bool = False) -> Outcome:
+    """Run a program once with clock and values, unchecked.
+
+    Args:
+        program: from `compile` or `load_program`.
+        images: float (batch, C, H, W); None runs the input the DRAM image holds.
+        telemetry: watch partial sums.
+    """
+    machine = Accelerator(program)
+    codes = None if images is None else _quantized_by_program(program, images)
+    timed = machine.run(codes, telemetry=telemetry)
+    assert timed.output is not None
+    return Outcome(program, machine, timed, outputs=_to_pytorch(program, timed.output))
+
+
+def run_checked(
+    program: Program,
+    graph: IntegerGraph,
+    codes: Int64,
+    *,
+    labels: Int64 | None = None,
+    telemetry: bool | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Outcome:
+    """Run images through a program and compare every tensor it writes with the reference evaluation.
+
+    The clock runs once, for the first batch, because time does not depend on data; the other batches run without.
+
+    Args:
+        program: compiled from `graph`.
+        graph: for the reference.
+        codes: int64 (N, H, W, C); a last partial batch is filled up with its first image, which is not counted.
+        labels: int64 (N,).
+        telemetry: watch the partial sums of the first batch; None does below `TELEMETRY_LIMIT` MACs.
+        progress: called with the number of images done after each batch.
+    """
+    machine = Accelerator(program)
+    arithmetic = program.hardware.arithmetic()
+    if telemetry is None:
+        telemetry = sum(layer.macs for layer in program.layers) < TELEMETRY_LIMIT
+    outcome: Outcome | None = None
+    outputs = []
+    for first in range(0, len(codes), program.batch):
+        batch = codes[first : first + program.batch]
+        count = len(batch)
+        full = np.concatenate([batch, np.repeat(batch[:1], program.batch - count, axis=0)])
+        collector = TensorCollector(program)
+        run = machine.run(full, clock=first == 0, telemetry=telemetry and first == 0, observer=collector)
+        if outcome is None:
+            outcome = Outcome(program, machine, run, labels=labels)
+        assert run.output is not None
+        outputs.append(run.output[:count])
+        if outcome.mismatch is None:
+            outcome.mismatch = _compare(graph, batch, arithmetic, collector, run.output, first)
+        outcome.images_checked += count
+        progress(first + count)
+    if outcome is None:
+        raise InputError("no images to run; give at least one")
+    outcome.outputs = _to_pytorch(program, np.concatenate(outputs))
+    return outcome
+
+
+def _compare(
+    graph: IntegerGraph, codes: Int64, arithmetic: Arithmetic, collector: TensorCollector, output: Int64, first: int
+) -> Check | None:
+    """Compare all written tensors, and the result as it lies in DRAM, in the graph's order."""
+    expected = evaluate(graph, codes, arithmetic).tensors
+    found = {**collector.tensors, f"{graph.output} in DRAM": output}
+    for name in (*(node.name for node in graph.nodes if node.name in collector.tensors), f"{graph.output} in DRAM"):
+        want, got = expected[name.removesuffix(" in DRAM")], found[name][: len(codes)]
+        different = np.argwhere(want != got)
+        if len(different):
+            image, y, x, channel = (int(v) for v in different[0])
+            where = (image, y, x, channel)
+            return Check(first + image, name, (y, x, channel), int(want[where]), int(got[where]))
+    return None
+
+
+def _to_pytorch(program: Program, codes: Int64) -> Int64:
+    shape = program.output.output_shape
+    return np.ascontiguousarray(np.moveaxis(codes, 3, 1)).reshape(len(codes), *shape)
+
+
+def _quantized_by_program(program: Program, images: Images) -> Int64:
+    region = program.input
+    height, width, channels = region.shape
+    if images.shape not in ((region.batch, channels, height, width), (region.batch, height * width * channels)):
+        raise InputError(
+            f"input: shape {images.shape} is not (batch, C, H, W) = {(region.batch, channels, height, width)}"
+        )
+    if not np.isfinite(images).all():
+        raise InputError("input: holds NaN or infinite values; remove them")
+    codes = quantize(images, region.scale, region.zero_point, program.modes.activation)
+    return np.moveaxis(codes.reshape(-1, channels, height, width), 1, 3)
+
+
+# What the user names ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Source:
+    """A workload as an integer graph, with what is known of its data."""
+
+    name: str
+    graph: IntegerGraph
+    dataset: str | None
+    float_accuracy: float | None
+
+
+def find_workload(
+    workload: str,
+    *,
+    quantization: QuantizationScheme,
+    data: str | None,
+    calibration: Path | None,
+) -> Source:
+    """Return the integer graph of a workload's name or of a graph directory.
+
+    Raises:
+        InputError: neither is there; the message lists what is.
+    """
+    path = Path(workload)
+    if (path / "graph.json").exists():
+        return Source(workload, load_graph(path), None, None)
+    from accelsim import workloads
+
+    names = workloads.names()
+    if workload not in names:
+        hint = did_you_mean(workload, names) or f"; workloads: {', '.join(names)}"
+        raise InputError(f"workload {workload!r} is neither a name nor a graph directory{hint}")
+    info = workloads.describe(workload)
+    dataset = choose_dataset(info.dataset, data)
+    if calibration is not None:
+        images = read_images(calibration)
+    else:
+        images = _training_images(dataset, data)
+    if dataset != info.trained_on:
+        warnings.warn(
+            f"{workload} was trained on {info.trained_on} and is run on {dataset}; expect poor accuracy",
+            DataWarning,
+            stacklevel=2,
+        )
+    from accelsim.frontend import capture, fold_batch_norm
+    from accelsim.quantization import quantize as quantize_graph
+
+    loaded = workloads.load(workload)
+    graph = quantize_graph(fold_batch_norm(capture(loaded.module, loaded.example, workload)), images, quantization)
+    return Source(workload, graph, dataset, info.float_accuracy if dataset == info.trained_on else None)
+
+
+def choose_dataset(wanted: str, data: str | None) -> str:
+    """The data set `data` names, else the workload's own, else, where that is not here, the embedded digits."""
+    from accelsim.workloads.data import DATASETS, find_folder
+
+    if data in DATASETS:
+        return str(data)
+    if data is not None or wanted == "digits":
+        return wanted
+    try:
+        find_folder(wanted)
+    except InputError:
+        warnings.warn(
+            f"{wanted} is not here (name its folder with --data or ACCELSIM_DATA); using the embedded digits",
+            DataWarning,
+            stacklevel=2,
+        )
+        return "digits"
+    return wanted
+
+
+def load_images(source: Source, data: str | None, count: int) -> Labelled:
+    """The first `count` test images of the workload's data set."""
+    from accelsim.workloads.data import load_dataset
+
+    if source.dataset is None:
+        raise InputError(f"{source.name}: no data set is known for a graph directory; give --input FILE.npy")
+    found = load_dataset(source.dataset, _folder(source.dataset, data), "test", count)
+    return Labelled(found.images, found.labels.astype(np.int64), f"{found.name} test")
+
+
+def _training_images(dataset: str, data: str | None) -> Images:
+    from accelsim.workloads.data import load_dataset
+
+    return load_dataset(dataset, _folder(dataset, data), "train", CALIBRATION_IMAGES).images
+
+
+def _folder(dataset: str, data: str | None) -> Path | None:
+    from accelsim.workloads.data import DATASETS
+
+    return None if data is None or data in DATASETS or dataset == "digits" else Path(data)
+
+
+def read_images(path: Path) -> Images:
+    """Read a float array (N, C, H, W) or (N, K) from an .npy file; nothing is unpickled."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give an .npy file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
+        raise InputError(f"{path}: holds {kind}, not floating-point images; save them as float32")
+    return array
+
+
+def save_compiled(program: Program, graph: IntegerGraph, codes: Int64, folder: Path) -> None:
+    """Write a program directory whose DRAM image holds the input, with the integer graph inside it as `graph/`."""
+    dram = program.dram.copy()
+    dram[program.input.slice()] = program.input.pack(codes, program.modes.activation)
+    save_graph(graph, folder / "graph")
+    replace(program, dram=dram).save(folder)
+
+
+def load_compiled(folder: Path) -> tuple[Program, IntegerGraph]:
+    """Read a program directory with its graph."""
+    program = load_program(folder)
+    return program, load_graph(folder / "graph")
+
+
+def input_codes(program: Program) -> Int64:
+    """The input that a program's DRAM image holds: int64 (batch, H, W, C)."""
+    data = program.dram[program.input.slice()]
+    return program.input.unpack(data, program.modes.activation)
+
+
+def proved_overflow_free(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> bool:
+    """Whether the weights' l1 norm proves that no addition of a layer can overflow, whatever the input."""
+    layer = arithmetic.at_width(node.accumulator_width_bits)
+    tensor = graph.by_name[node.inputs[0]].output
+    low, high = graph.activation.limits
+    shift = tensor.zero_point if graph.zero_points == "subtracted" else 0
+    largest = max(abs(low - shift), abs(high - shift))
+    weight = node.weight - (node.weight_zero_point if graph.zero_points == "subtracted" else 0)
+    l1 = np.abs(weight.reshape(node.out_channels, -1)).sum(axis=1)
+    bias = np.abs(node.bias) if graph.bias_at == "accumulator" else 0
+    return bool(np.max(l1 * largest + bias) < 1 << (layer.psum_bits - 1))

@@ -1,0 +1,295 @@
+"""Float graph and ranges to integer graph: scales, integers, multipliers, one node after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.config.quantization import QuantizationScheme
+from accelsim.errors import InputError, did_you_mean
+from accelsim.ir.float_graph import (
+    FloatActivation,
+    FloatAdd,
+    FloatArray,
+    FloatAvgPool2d,
+    FloatBatchNorm2d,
+    FloatConv2d,
+    FloatGraph,
+    FloatInput,
+    FloatLinear,
+    FloatMaxPool2d,
+    FloatNode,
+    Shape,
+)
+from accelsim.ir.integer_graph import (
+    Add,
+    AvgPool2d,
+    Clip,
+    Conv2d,
+    Input,
+    IntegerGraph,
+    Linear,
+    Mac,
+    MaxPool2d,
+    Multiplier,
+    Node,
+    Table,
+    TensorType,
+)
+from accelsim.quantization.fusion import plan_fusion
+from accelsim.quantization.ranges import Range
+from accelsim.quantization.scales import QuantizedWeight, activation_scale, quantize_weight
+from accelsim.quantization.tables import input_limits, output_scale, tabulate
+
+SMALLEST_MULTIPLIER = 2.0**-31
+"""A channel whose M is below contributes less than half a step of its output, whatever an int32 sum holds."""
+
+LARGEST_BIAS = float(1 << 30)
+"""Half of int32 for the bias of a channel that has its own scale; the other half is left to -Z_x * sum(q_w)."""
+
+
+def lower(graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme) -> IntegerGraph:
+    """Quantise a graph whose ranges are known.
+
+    Args:
+        graph: without batch norms (`frontend.fold_batch_norm`).
+        ranges: of every node's output, by name.
+        scheme: formats, granularity, requantisation, zero points, where biases are added, accumulator widths.
+    Returns:
+        The integer graph; nodes keep the names of the float nodes, a fused one that of the convolution, linear layer
+        or sum. `fusion` says what is fused, `scales` how S and Z are chosen, docs/numerics.md what nodes compute.
+    Raises:
+        InputError: a batch norm is left; a bias or multiplier does not fit the hardware's integers; a sum's
+            inputs differ in layout; `accumulator_width_bits` names no convolution or linear layer.
+    """
+    return _Lowering(graph, ranges, scheme).graph()
+
+
+class _Lowering:
+    """One pass over a float graph; built, asked once for its `graph`, and dropped."""
+
+    def __init__(self, graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme):
+        self.float_graph = graph
+        self.ranges = ranges
+        self.scheme = scheme
+        self.form = scheme.activation.format
+        self.requantization = scheme.requantization.numerics()
+        self.power_of_two = scheme.requantization.scheme == "power_of_two"
+        self.fusion = plan_fusion(graph)
+        self.nodes: dict[str, Node] = {}
+
+    def graph(self) -> IntegerGraph:
+        """Lower every node that has an integer node of its own."""
+        for node in self.float_graph.nodes:
+            if self.fusion.source[node.name] == node.name:
+                self.nodes[node.name] = self._node(node)
+        self._check_widths()
+        output = self.float_graph.by_name[self.float_graph.output]
+        return IntegerGraph(
+            name=self.float_graph.name,
+            nodes=tuple(self.nodes.values()),
+            output=self.fusion.source[output.name],
+            output_shape=output.shape,
+            activation=self.form,
+            requantization=self.requantization,
+            zero_points=self.scheme.zero_points,
+            bias_at=self.scheme.bias_at,
+        )
+
+    def _node(self, node: FloatNode) -> Node:
+        sources = [self.nodes[self.fusion.source[name]] for name in node.inputs]
+        base: dict[str, Any] = {
+            "name": node.name,
+            "inputs": tuple(source.name for source in sources),
+            "source": node.source,
+        }
+        match node:
+            case FloatInput():
+                return Input(**base, output=self._chosen_type(node.name, layout(node.shape)))
+            case FloatConv2d() | FloatLinear():
+                return self._mac(node, base, sources[0].output)
+            case FloatAdd():
+                return self._add(node, base, (sources[0].output, sources[1].output))
+            case FloatActivation(kind="relu" | "relu6"):
+                same = sources[0].output
+                return Clip(**base, output=same, clip=self._clip(node, same))
+            case FloatActivation():
+                return self._table(node, base, sources[0].output)
+            case FloatMaxPool2d():
+                target = _same_scale(sources[0].output, layout(node.shape))
+                return MaxPool2d(**base, output=target, kernel=node.kernel, stride=node.stride, padding=node.padding)
+            case FloatAvgPool2d():
+                target = _same_scale(sources[0].output, layout(node.shape))
+                return AvgPool2d(
+                    **base,
+                    output=target,
+                    kernel=node.kernel,
+                    stride=node.stride,
+                    padding=node.padding,
+                    count_include_pad=node.count_include_pad,
+                )
+            case FloatBatchNorm2d():
+                raise self._refuse(node, "batch norm is not folded; call accelsim.frontend.fold_batch_norm first")
+        raise TypeError(f"{type(node).__name__} has no integer node")
+
+    def _chosen_type(self, name: str, shape: tuple[int, int, int]) -> TensorType:
+        """The type of a tensor whose scale its own range decides, after the activation where one is fused."""
+        fused = self.fusion.activation.get(name)
+        seen = self.ranges[fused.name if fused else name]
+        symmetric = self.scheme.activation.symmetric
+        tables = self.fusion.only_tables.get(name)
+        # Where overflow wraps, a value beyond the range would come out at its other end.
+        if tables and self.requantization.output_overflow == "saturate":
+            seen = seen.within(input_limits(tables, self.form, symmetric=symmetric))
+        scale, zero_point = activation_scale(seen, self.form, symmetric=symmetric, power_of_two=self.power_of_two)
+        return TensorType(height=shape[0], width=shape[1], channels=shape[2], scale=scale, zero_point=zero_point)
+
+    def _clip(self, activation: FloatActivation | None, target: TensorType) -> tuple[int, int]:
+        """The format's limits, narrowed by ReLU or ReLU6."""
+        low, high = self.form.limits
+        if activation is None:
+            return low, high
+        low = max(low, target.zero_point)
+        if activation.kind == "relu6":
+            high = int(min(high, target.zero_point + np.rint(6.0 / target.scale)))
+        return low, high
+
+    def _mac(self, node: FloatConv2d | FloatLinear, base: dict[str, Any], source: TensorType) -> Mac:
+        channels = node.weight.shape[0]
+        bias = np.zeros(channels) if node.bias is None else node.bias
+        target = self._chosen_type(node.name, layout(node.shape))
+        weight = self._weight(node, bias, source, target)
+        values = weight.values
+        per_sum = source.scale * weight.scale
+        integer_bias = self._bias(node, bias, per_sum)
+        if self.scheme.zero_points == "folded":
+            integer_bias = integer_bias - source.zero_point * values.reshape(channels, -1).sum(axis=1)
+        low, high = int(integer_bias.min()), int(integer_bias.max())
+        if low < -(2**31) or high >= 2**31:
+            worst = low if -low > high else high
+            raise self._refuse(
+                node, f"bias {worst} with the zero point folded in does not fit 32 bits; use zero_points = 'subtracted'"
+            )
+        fields: dict[str, Any] = {
+            **base,
+            "output": target,
+            "weight_bits": self.scheme.weight.bits,
+            "weight_zero_point": weight.zero_point,
+            "bias": integer_bias,
+            "multiplier": self._multiplier(node, per_sum / target.scale),
+            "clip": self._clip(self.fusion.activation.get(node.name), target),
+            "accumulator_width_bits": self.scheme.accumulator_width_bits.get(node.name),
+        }
+        if isinstance(node, FloatLinear):
+            image = values.reshape(channels, source.channels, source.height, source.width)
+            return Linear(**fields, weight=_channels_last(image).reshape(channels, -1))
+        return Conv2d(
+            **fields,
+            weight=_channels_last(values),
+            stride=node.stride,
+            padding=node.padding,
+            dilation=node.dilation,
+            groups=node.groups,
+        )
+
+    def _weight(
+        self, node: FloatConv2d | FloatLinear, bias: FloatArray, source: TensorType, target: TensorType
+    ) -> QuantizedWeight:
+        """Weights on scales that the hardware's bias and multiplier can hold.
+
+        All-zero weights fix no scale: S_w = S_y / S_x, so that M is 1 and the bias is counted in steps of the output.
+        With one scale per channel, a channel whose weights are so small that M would be below
+        `SMALLEST_MULTIPLIER` or its bias beyond `LARGEST_BIAS` gets the smallest scale that avoids it; what its
+        weights lose is below what its output resolves. (TensorFlow Lite does the same: AdjustWeightsForBiasScale
+        in tensorflow/lite/tools/optimize/quantization_utils.cc.)
+        """
+        return quantize_weight(
+            node.weight,
+            self.scheme.weight,
+            if_zero=target.scale / source.scale,
+            at_least=np.maximum(
+                SMALLEST_MULTIPLIER * target.scale / source.scale, np.abs(bias) / (source.scale * LARGEST_BIAS)
+            ),
+            power_of_two=self.power_of_two,
+        )
+
+    def _bias(self, node: FloatNode, bias: FloatArray, per_sum: FloatArray) -> npt.NDArray[np.int64]:
+        """round-half-even(bias / (S_x * S_w)), int64 inside int32."""
+        with np.errstate(over="ignore"):
+            rounded = np.rint(bias / per_sum)
+        beyond = np.flatnonzero((rounded < -(2.0**31)) | (rounded >= 2.0**31))
+        if beyond.size:
+            channel = int(beyond[0])
+            raise self._refuse(
+                node,
+                f"bias {bias[channel]:.6g} of channel {channel} is {rounded[channel]:.6g} steps of "
+                f"S_x * S_w = {per_sum[channel]:.6g}, beyond 32 bits; use weight.granularity = 'channel'",
+            )
+        return rounded.astype(np.int64)
+
+    def _multiplier(self, node: FloatNode, real: FloatArray) -> Multiplier:
+        """(m0, shift) of every M; one derivation for each value that occurs."""
+        pairs: dict[float, tuple[int, int]] = {}
+        for channel, one in enumerate(real.tolist()):
+            if one not in pairs:
+                try:
+                    pairs[one] = self.requantization.derive(one)
+                except ValueError as error:
+                    raise self._refuse(node, f"channel {channel}: {error}; rescale the layer's weights") from None
+        table = np.array([pairs[one] for one in real.tolist()], dtype=np.int64)
+        return Multiplier(m0=table[:, 0].copy(), shift=table[:, 1].copy(), real=real)
+
+    def _add(self, node: FloatAdd, base: dict[str, Any], sources: tuple[TensorType, TensorType]) -> Add:
+        if sources[0].shape != sources[1].shape:
+            raise self._refuse(
+                node,
+                f"adds a flattened image (H, W, C) = {sources[0].shape} and {sources[1].shape}, whose elements are "
+                "stored in different orders; add before flattening",
+            )
+        target = self._chosen_type(node.name, sources[0].shape)
+        first, second = (self._multiplier(node, np.array([one.scale / target.scale])) for one in sources)
+        clip = self._clip(self.fusion.activation.get(node.name), target)
+        return Add(**base, output=target, multipliers=(first, second), clip=clip)
+
+    def _table(self, node: FloatActivation, base: dict[str, Any], source: TensorType) -> Table:
+        scale, zero_point = output_scale(node.kind, self.form, symmetric=self.scheme.activation.symmetric)
+        entries = tabulate(node.kind, self.form, (source.scale, source.zero_point), (scale, zero_point))
+        target = TensorType(
+            height=source.height, width=source.width, channels=source.channels, scale=scale, zero_point=zero_point
+        )
+        return Table(**base, output=target, entries=entries, function=node.kind)
+
+    def _check_widths(self) -> None:
+        names = [node.name for node in self.nodes.values() if isinstance(node, Mac)]
+        for name in self.scheme.accumulator_width_bits:
+            if name not in names:
+                remedy = did_you_mean(name, names) or f"; there are {', '.join(names) or 'none'}"
+                raise InputError(
+                    f"{self.float_graph.name}: accumulator_width_bits names {name!r}, "
+                    f"which is no convolution or linear layer{remedy}"
+                )
+
+    def _refuse(self, node: FloatNode, reason: str) -> InputError:
+        return InputError(f"{self.float_graph.name}: {node.source or node.name}: {reason}")
+
+
+def layout(shape: Shape) -> tuple[int, int, int]:
+    """(height, width, channels) of a float tensor (C, H, W) or (K,).
+
+    >>> layout((3, 8, 9)), layout((10,))
+    ((8, 9, 3), (1, 1, 10))
+    """
+    return (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, 1, shape[0])
+
+
+def _same_scale(source: TensorType, shape: tuple[int, int, int]) -> TensorType:
+    return TensorType(
+        height=shape[0], width=shape[1], channels=shape[2], scale=source.scale, zero_point=source.zero_point
+    )
+
+
+def _channels_last(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(N, C, H, W) to (N, H, W, C): kernels, and rows of a linear layer that reads a flattened image."""
+    return np.ascontiguousarray(np.moveaxis(values, 1, 3))

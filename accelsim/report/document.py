@@ -1,0 +1,177 @@
+"""The report of a run as one JSON object, format `accelsim-report` version 1 (docs/formats.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from accelsim.config import Hardware
+from accelsim.energy import EnergyReport, EnergyTable, LayerCounts, evaluate, memory_capacities
+from accelsim.energy.evaluation import as_number
+from accelsim.ir import IntegerGraph, Mac
+from accelsim.isa import Unit
+from accelsim.machine import Issued
+from accelsim.pipeline import Outcome, proved_overflow_free
+from accelsim.timing import Counts, OpKey
+
+
+def layer_counts(outcome: Outcome) -> list[Counts]:
+    """Operations of each layer; a layer's idle PE-cycles are those of its own cycles without a product."""
+    program = outcome.program
+    counts = outcome.machine.counts()
+    cycles = layer_cycles(outcome)
+    pes = program.hardware.array.rows * program.hardware.array.columns
+    result = []
+    for label in range(len(program.layers)):
+        layer = Counter(counts.get(label, Counter()))
+        macs = sum(n for key, n in layer.items() if key.op == "mul")
+        # A layer that only fills gaps of others may have fewer PE-cycles of its own than products.
+        layer[OpKey("idle", 1)] = max(cycles[label] * pes - macs, 0)
+        result.append(layer)
+    return result
+
+
+def layer_cycles(outcome: Outcome) -> list[int]:
+    """Cycles of each layer: its completion minus the previous one's, so that they sum to the total."""
+    done = [-1] * len(outcome.program.layers)
+    for issued in outcome.timed.timeline:
+        done[issued.label] = max(done[issued.label], issued.done)
+    completion, cycles = -1, []
+    for last in done:
+        cycles.append(max(last - completion, 0))
+        completion = max(completion, last)
+    return cycles
+
+
+def array_span(timeline: list[Issued], label: int) -> int:
+    """Cycles from a layer's first weight load or read to its last wave's end, over runs of its COMPUTEs."""
+    spans: list[tuple[int, int]] = []
+    previous = None
+    for issued in timeline:
+        if issued.unit is Unit.COMPUTE:
+            if issued.label == label and issued.span is not None:
+                if previous == label:
+                    spans[-1] = (spans[-1][0], issued.span[1])
+                else:
+                    spans.append(issued.span)
+            previous = issued.label
+    return sum(last - first + 1 for first, last in spans)
+
+
+def stalls(timeline: list[Issued], label: int) -> dict[str, int]:
+    """Stall cycles of a layer's instructions by cause: ``<unit>_waits_for_<unit>``."""
+    total: Counter[str] = Counter()
+    for issued in timeline:
+        if issued.label == label:
+            for source, cycles in issued.stalls:
+                total[f"{issued.unit.name.lower()}_waits_for_{source.name.lower()}"] += cycles
+    return dict(sorted(total.items()))
+
+
+def price(outcome: Outcome, graph: IntegerGraph, table: EnergyTable) -> EnergyReport:
+    """Energy of each layer of the timed batch."""
+    hardware = outcome.program.hardware
+    layers = []
+    for layer, counts in zip(outcome.program.layers, layer_counts(outcome), strict=True):
+        node = graph.by_name[layer.name]
+        width = node.accumulator_width_bits if isinstance(node, Mac) else None
+        layers.append(
+            LayerCounts(
+                name=layer.name,
+                op=layer.op,
+                counts=counts,
+                outputs=layer.outputs,
+                accumulator_bits=width or hardware.accumulator.width_bits,
+            )
+        )
+    return evaluate(table, layers, memory_capacities(hardware))
+
+
+def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) -> dict[str, Any]:
+    """Everything a run found, ready for JSON; `totals` and `layers` describe one batch."""
+    program, timeline = outcome.program, outcome.timed.timeline
+    hardware = program.hardware
+    pes = hardware.array.rows * hardware.array.columns
+    cycles = outcome.timed.cycles or 0
+    counts = layer_counts(outcome)
+    layers: list[dict[str, Any]] = []
+    for label, (layer, spent, took, priced) in enumerate(
+        zip(program.layers, counts, layer_cycles(outcome), energy.layers, strict=True)
+    ):
+        macs = sum(n for key, n in spent.items() if key.op == "mul")
+        layers.append(
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "nodes": list(layer.nodes),
+                "cycles": took,
+                "macs": macs,
+                "stall_cycles": stalls(timeline, label),
+                "utilization": macs / (took * pes) if took else 0.0,
+                "dram_bytes_read": _count(spent, "dram.read"),
+                "dram_bytes_written": _count(spent, "dram.write"),
+                "energy": as_number(priced.energy),
+                "energy_by_op": {op: figure.as_numbers() for op, figure in priced.by_op.items()},
+                **_partial_sums(outcome, graph, label),
+                "array_span_cycles": array_span(timeline, label),
+            }
+        )
+    macs = sum(layer["macs"] for layer in layers)
+    seconds = cycles / (hardware.clock_mhz * 1e6)
+    report: dict[str, Any] = {
+        "format": "accelsim-report",
+        "version": 1,
+        "workload": program.name,
+        "hardware": hardware.model_dump(mode="json"),
+        "batch": program.batch,
+        "bit_exact": outcome.mismatch is None,
+        "mismatch": None if outcome.mismatch is None else str(outcome.mismatch),
+        "totals": {
+            "cycles": cycles,
+            "macs": macs,
+            "energy": as_number(energy.energy),
+            "energy_unit": energy.table.unit,
+            "energy_table": energy.table.name,
+            "utilization": macs / (cycles * pes) if cycles else 0.0,
+            "latency_seconds": seconds,
+            "images_per_second": program.batch / seconds if seconds else 0.0,
+            "tops": 2 * macs / seconds * 1e-12 if seconds else 0.0,
+            "instructions": len(program.instructions),
+        },
+        "energy_by_op": {op: figure.as_numbers() for op, figure in energy.by_op.items()},
+        "energy_notes": list(energy.notes),
+        "layers": layers,
+        "zero_points": graph.zero_points,
+        "bias_at": graph.bias_at,
+        "images_checked": outcome.images_checked,
+        "accuracy": outcome.accuracy,
+        "outputs": None if outcome.outputs is None else outcome.outputs.tolist(),
+    }
+    return report
+
+
+def _count(counts: Counts, op: str) -> int:
+    return sum(n for key, n in counts.items() if key.op == op)
+
+
+def _partial_sums(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str, int | None]:
+    """Extremes and overflows of a layer's partial sums; null where not watched, but for what the weights prove."""
+    watched = outcome.timed.statistics.get(label)
+    if watched is not None and watched.minimum is not None:
+        return {"psum_min": watched.minimum, "psum_max": watched.maximum, "overflows": watched.overflows}
+    node = graph.by_name[outcome.program.layers[label].name]
+    arithmetic = outcome.program.hardware.arithmetic()
+    proved = isinstance(node, Mac) and proved_overflow_free(graph, node, arithmetic)
+    return {"psum_min": None, "psum_max": None, "overflows": 0 if proved or not isinstance(node, Mac) else None}
+
+
+def describe_hardware(hardware: Hardware) -> str:
+    """One line for a report's head."""
+    array, accumulator = hardware.array, hardware.accumulator
+    psum = "" if hardware.psum_bits == accumulator.width_bits else f", {hardware.psum_bits}-bit partial sums"
+    when = "at every add" if accumulator.saturate_at == "every_add" else "at the end"
+    verb = "saturating" if accumulator.overflow == "saturate" else "wrapping"
+    return (
+        f"{hardware.name}: {array.rows}x{array.columns} {array.dataflow}, {accumulator.width_bits}-bit accumulator "
+        f"{verb} {when}{psum}, {hardware.clock_mhz:g} MHz"
+    )

@@ -1,0 +1,33 @@
+"""From an instruction to cycles and operation counts: pure functions, shared by compiler, machine and energy."""
+
+from accelsim.timing.counts import OPS, Counts, OpKey, compute_counts, instruction_counts
+from accelsim.timing.cycles import (
+    D_ACC,
+    D_POST,
+    TIMING_VERSION,
+    ArrayShape,
+    ComputeState,
+    ComputeTimes,
+    compute_free,
+    compute_times,
+    post_cycles,
+    transfer_cycles,
+)
+
+__all__ = [
+    "D_ACC",
+    "D_POST",
+    "OPS",
+    "TIMING_VERSION",
+    "ArrayShape",
+    "ComputeState",
+    "ComputeTimes",
+    "Counts",
+    "OpKey",
+    "compute_counts",
+    "compute_free",
+    "compute_times",
+    "instruction_counts",
+    "post_cycles",
+    "transfer_cycles",
+]

@@ -1,0 +1,272 @@
+"""Random legal integer graphs, made without PyTorch: shapes, strides, groups, zero points, schemes, all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from accelsim.ir import (
+    Add,
+    AvgPool2d,
+    Clip,
+    Conv2d,
+    Input,
+    IntegerGraph,
+    Linear,
+    MaxPool2d,
+    Multiplier,
+    Node,
+    Table,
+    TensorType,
+)
+from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
+
+INT8 = IntFormat(8)
+
+
+@dataclass
+class GraphMaker:
+    """Builds a graph node by node; the last node is the output."""
+
+    rng: np.random.Generator
+    requantization: Requantization
+    activation: IntFormat = INT8
+    zero_points: str = "folded"
+    bias_at: str = "ppu"
+    affine_weights: bool = False
+
+    def __post_init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def zero_point(self) -> int:
+        return int(self.rng.integers(self.activation.minimum, self.activation.maximum + 1))
+
+    def last(self) -> Node:
+        return self.nodes[-1]
+
+    def add(self, node: Node) -> str:
+        self.nodes.append(node)
+        return node.name
+
+    def name(self, op: str) -> str:
+        return f"{op}{len(self.nodes)}"
+
+    def input(self, height: int, width: int, channels: int, zero_point: int = 0) -> str:
+        tensor = TensorType(height=height, width=width, channels=channels, scale=0.05, zero_point=zero_point)
+        return self.add(Input(name="input", inputs=(), output=tensor))
+
+    def multiplier(self, channels: int, fan_in: int) -> Multiplier:
+        real = self.rng.uniform(0.3, 3.0, channels) / (64 * np.sqrt(fan_in))
+        if self.requantization.scheme is Scheme.POWER_OF_TWO:
+            real = 2.0 ** np.round(np.log2(real))
+        return self.fixed(real)
+
+    def fixed(self, real: np.ndarray) -> Multiplier:
+        pairs = [self.requantization.derive(float(value)) for value in real]
+        m0, shift = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
+        return Multiplier(m0=m0, shift=shift, real=real)
+
+    def _clip(self, zero_point: int) -> tuple[int, int]:
+        return self.activation.limits if self.rng.random() < 0.5 else (zero_point, self.activation.maximum)
+
+    def conv(
+        self,
+        source: str,
+        channels: int,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        weight_bits: int = 8,
+        width: int | None = None,
+    ) -> str:
+        taken = next(node for node in self.nodes if node.name == source).output
+        per_group = taken.channels // groups
+        form = IntFormat(weight_bits)
+        weight = self.rng.integers(form.minimum, form.maximum + 1, (channels, *kernel, per_group))
+        height = (taken.height + padding[0] + padding[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+        wide = (taken.width + padding[2] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+        zero = self.zero_point()
+        return self.add(
+            Conv2d(
+                name=self.name("conv"),
+                inputs=(source,),
+                output=TensorType(height=height, width=wide, channels=channels, scale=0.1, zero_point=zero),
+                weight=weight,
+                weight_bits=weight_bits,
+                weight_zero_point=int(self.rng.integers(-2, 2)) if self.affine_weights else 0,
+                bias=self.rng.integers(-20000, 20000, channels),
+                multiplier=self.multiplier(channels, weight[0].size * (1 << weight_bits) // 256 + 1),
+                clip=self._clip(zero),
+                accumulator_width_bits=width,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+            )
+        )
+
+    def linear(self, source: str, channels: int, *, weight_bits: int = 8, width: int | None = None) -> str:
+        taken = next(node for node in self.nodes if node.name == source).output
+        form = IntFormat(weight_bits)
+        zero = self.zero_point()
+        return self.add(
+            Linear(
+                name=self.name("linear"),
+                inputs=(source,),
+                output=TensorType(height=1, width=1, channels=channels, scale=0.1, zero_point=zero),
+                weight=self.rng.integers(form.minimum, form.maximum + 1, (channels, taken.size)),
+                weight_bits=weight_bits,
+                weight_zero_point=int(self.rng.integers(-2, 2)) if self.affine_weights else 0,
+                bias=self.rng.integers(-20000, 20000, channels),
+                multiplier=self.multiplier(channels, taken.size),
+                clip=self._clip(zero),
+                accumulator_width_bits=width,
+            )
+        )
+
+    def pool(
+        self,
+        source: str,
+        kind: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        count_include_pad: bool = True,
+    ) -> str:
+        taken = next(node for node in self.nodes if node.name == source).output
+        height = (taken.height + padding[0] + padding[1] - kernel[0]) // stride[0] + 1
+        width = (taken.width + padding[2] + padding[3] - kernel[1]) // stride[1] + 1
+        tensor = TensorType(
+            height=height, width=width, channels=taken.channels, scale=taken.scale, zero_point=taken.zero_point
+        )
+        common = {"name": self.name(kind), "inputs": (source,), "output": tensor, "kernel": kernel, "stride": stride}
+        if kind == "max":
+            return self.add(MaxPool2d(**common, padding=padding))
+        return self.add(AvgPool2d(**common, padding=padding, count_include_pad=count_include_pad))
+
+    def sum(self, first: str, second: str) -> str:
+        taken = next(node for node in self.nodes if node.name == first).output
+        zero = self.zero_point()
+        real = self.rng.uniform(0.2, 1.2, 2)
+        if self.requantization.scheme is Scheme.POWER_OF_TWO:
+            real = np.array([0.5, 1.0])
+        tensor = TensorType(**{**vars(taken), "scale": 0.2, "zero_point": zero})
+        return self.add(
+            Add(
+                name=self.name("add"),
+                inputs=(first, second),
+                output=tensor,
+                multipliers=(self.fixed(real[:1]), self.fixed(real[1:])),
+                clip=self._clip(zero),
+            )
+        )
+
+    def table(self, source: str, *, monotone: bool = True) -> str:
+        taken = next(node for node in self.nodes if node.name == source).output
+        form = self.activation
+        entries = self.rng.integers(form.minimum, form.maximum + 1, 1 << form.bits)
+        return self.add(
+            Table(
+                name=self.name("table"),
+                inputs=(source,),
+                output=TensorType(**{**vars(taken), "scale": 1 / 128, "zero_point": 0}),
+                entries=np.sort(entries) if monotone else entries,
+                function="random",
+            )
+        )
+
+    def clip(self, source: str) -> str:
+        taken = next(node for node in self.nodes if node.name == source).output
+        limits = (taken.zero_point, self.activation.maximum)
+        return self.add(Clip(name=self.name("clip"), inputs=(source,), output=taken, clip=limits))
+
+    def graph(self) -> IntegerGraph:
+        tensor = self.nodes[-1].output
+        return IntegerGraph(
+            name="random",
+            nodes=tuple(self.nodes),
+            output=self.nodes[-1].name,
+            output_shape=(tensor.channels, tensor.height, tensor.width),
+            activation=self.activation,
+            requantization=self.requantization,
+            zero_points=self.zero_points,
+            bias_at=self.bias_at,
+        )
+
+    def codes(self, batch: int) -> np.ndarray:
+        shape = (batch, *self.nodes[0].output.shape)
+        return self.rng.integers(self.activation.minimum, self.activation.maximum + 1, shape)
+
+
+def random_requantization(rng: np.random.Generator) -> Requantization:
+    """Any legal scheme with any rounding."""
+    scheme = Scheme(rng.choice([scheme.value for scheme in Scheme]))
+    roundings = [mode for mode in Rounding if mode is not Rounding.TFLITE_DOUBLE or scheme is Scheme.FIXED_POINT]
+    rounding = Rounding(rng.choice([mode.value for mode in roundings]))
+    if scheme is not Scheme.FIXED_POINT or rounding is Rounding.TFLITE_DOUBLE:
+        return Requantization(scheme=scheme, rounding=rounding, output_overflow=str(rng.choice(["saturate", "wrap"])))
+    order = str(rng.choice(["multiply_first", "shift_first"]))
+    return Requantization(
+        scheme=scheme,
+        rounding=rounding,
+        multiplier_bits=int(rng.integers(8, 33)),
+        order=order,
+        guard_bits=int(rng.integers(0, 9)) if order == "shift_first" else 0,
+        output_overflow=str(rng.choice(["saturate", "wrap"])),
+    )
+
+
+def random_graph(rng: np.random.Generator, *, max_channels: int = 7) -> GraphMaker:
+    """A chain with a branch: convolutions of every kind, pools, an addition, tables, a linear end."""
+    activation = IntFormat(int(rng.choice([4, 8, 8, 8])), signed=bool(rng.random() < 0.7))
+    subtracted = bool(rng.random() < 0.4)
+    maker = GraphMaker(
+        rng,
+        random_requantization(rng),
+        activation=activation,
+        zero_points="subtracted" if subtracted else "folded",
+        bias_at=str(rng.choice(["ppu", "accumulator"])),
+        affine_weights=subtracted and bool(rng.random() < 0.5),
+    )
+    channels = int(rng.integers(1, max_channels))
+    node = maker.input(int(rng.integers(5, 10)), int(rng.integers(5, 10)), channels, maker.zero_point())
+
+    def width() -> int | None:
+        return int(rng.integers(10, 20)) if rng.random() < 0.3 else None
+
+    def bits() -> int:
+        return int(rng.integers(2, 9)) if rng.random() < 0.5 else 8
+
+    pads = tuple(int(v) for v in rng.integers(0, 2, 4))
+    channels = int(rng.integers(1, max_channels))
+    node = maker.conv(node, channels, (3, int(rng.integers(1, 4))), padding=pads, weight_bits=bits(), width=width())
+    if rng.random() < 0.3:
+        node = maker.table(node, monotone=bool(rng.random() < 0.7))
+    if rng.random() < 0.5:
+        node = maker.pool(node, "max", (2, 2), (2, 2))
+    if rng.random() < 0.4:
+        node = maker.conv(
+            node, channels, (3, 3), padding=(1, 1, 1, 1), groups=channels, weight_bits=bits(), width=width()
+        )
+    if rng.random() < 0.4:
+        node = maker.conv(
+            node, channels, (2, 2), padding=(1, 1, 1, 1), dilation=(2, 2), weight_bits=bits(), width=width()
+        )
+    if rng.random() < 0.4:
+        other = maker.conv(node, channels, (1, 1), width=width())
+        node = maker.sum(node, other)
+    if channels % 2 == 0 and rng.random() < 0.6:
+        node = maker.conv(node, 2 * channels, (3, 3), stride=(2, 1), padding=(1, 1, 1, 1), groups=2, weight_bits=bits())
+    if rng.random() < 0.4:
+        node = maker.pool(node, str(rng.choice(["max", "avg"])), (3, 2), (2, 1), (1, 1, 1, 0), bool(rng.random() < 0.5))
+    if rng.random() < 0.3:
+        node = maker.clip(node)
+    if rng.random() < 0.7:
+        node = maker.linear(node, int(rng.integers(1, 12)), weight_bits=bits(), width=width())
+        if rng.random() < 0.3:
+            maker.table(node)
+    return maker

@@ -1,0 +1,130 @@
+"""Network definitions, as plain ``torch.nn`` modules whose attribute names become the layer names in reports.
+
+How a network was trained is in `train`; its trained weights are in ``weights/``. Activations and pooling are
+submodules, so a captured graph names each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from accelsim.errors import InputError, did_you_mean
+from accelsim.files import read_bytes
+
+from .cards import Card
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 on a 32x32 single-channel image, with ReLU and max pooling.
+
+    ======== ======================== ============== ================= ================
+    layer    operation                output (C,H,W) weights (no bias) MACs per image
+    ======== ======================== ============== ================= ================
+    c1       conv 1->6, 5x5           (6, 28, 28)    150               117,600
+    s2       max pool 2x2, stride 2   (6, 14, 14)
+    c3       conv 6->16, 5x5          (16, 10, 10)   2,400             240,000
+    s4       max pool 2x2, stride 2   (16, 5, 5)
+    c5       conv 16->120, 5x5        (120, 1, 1)    48,000            48,000
+    f6       fully connected 120->84  (84,)          10,080            10,080
+    output   fully connected 84->10   (10,)          840               840
+    ======== ======================== ============== ================= ================
+
+    A ReLU follows c1, c3, c5 and f6; c3 sees all six input maps. Without biases 61,470 parameters, with them
+    61,706.
+    Source: LeCun et al., "Gradient-based learning applied to document recognition", Proc. IEEE 86(11), 1998,
+    for the layers' names and sizes; ReLU, max pooling, the full c3 and the plain last layer are today's usual
+    replacements of tanh, trainable subsampling, the partial c3 and the radial basis functions.
+
+    Args:
+        bias: Whether the three convolutions and the two fully connected layers have a bias.
+    """
+
+    def __init__(self, *, bias: bool) -> None:
+        super().__init__()
+        self.c1 = nn.Conv2d(1, 6, kernel_size=5, bias=bias)
+        self.relu1 = nn.ReLU()
+        self.s2 = nn.MaxPool2d(kernel_size=2)
+        self.c3 = nn.Conv2d(6, 16, kernel_size=5, bias=bias)
+        self.relu3 = nn.ReLU()
+        self.s4 = nn.MaxPool2d(kernel_size=2)
+        self.c5 = nn.Conv2d(16, 120, kernel_size=5, bias=bias)
+        self.relu5 = nn.ReLU()
+        self.flatten = nn.Flatten()
+        self.f6 = nn.Linear(120, 84, bias=bias)
+        self.relu6 = nn.ReLU()
+        self.output = nn.Linear(84, 10, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, float32 (N, 10), of `images`, float32 (N, 1, 32, 32) with pixels in 0..1."""
+        x = self.s2(self.relu1(self.c1(images)))
+        x = self.s4(self.relu3(self.c3(x)))
+        x = self.relu5(self.c5(x))
+        x = self.relu6(self.f6(self.flatten(x)))
+        logits: Tensor = self.output(x)
+        return logits
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {"LeNet5": LeNet5}
+"""The classes a card may name as ``[model] class``; their keyword arguments are its ``arguments``."""
+
+
+def load_trained(card: Card, path: Path) -> nn.Module:
+    """Return the network of a card with the weights in `path`: float32, on the CPU, in eval mode.
+
+    Raises:
+        InputError: The file is unreadable, not the one the card was written for, or no safetensors file; a
+            tensor is missing, too many, of the wrong shape or type, or holds NaN or an infinity; the card's
+            model is not known.
+    """
+    content = read_bytes(path)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != card.sha256:
+        raise InputError(
+            f"{path}: sha256 = {digest[:12]}.. does not match its card's {card.sha256[:12]}..; "
+            "install accelsim again, or train it again"
+        )
+    try:
+        tensors = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); train it again") from error
+    # The initial weights are drawn only to be replaced; the caller's random numbers stay as they were.
+    with torch.random.fork_rng(devices=[]):
+        module = _build(card, path.with_suffix(".toml"))
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        where = f"{path}: tensor {name!r}"
+        if name not in tensors:
+            raise InputError(f"{where} is missing; {card.model} with {_spelled(card)} has it")
+        if name not in expected:
+            raise InputError(f"{where} is unknown; {card.model} with {_spelled(card)} has none of that name")
+        tensor, shape = tensors[name], tuple(expected[name].shape)
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            kind = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            raise InputError(f"{where} is {kind}; {card.model} with {_spelled(card)} has float32 {shape}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{where} holds NaN or an infinity; weights must be finite, train it again")
+    module.load_state_dict(tensors)
+    return module.eval()
+
+
+def _build(card: Card, path: Path) -> nn.Module:
+    if card.model not in MODELS:
+        raise InputError(
+            f"{path} [model]: class = {card.model!r} is not known; use one of {', '.join(MODELS)}"
+            f"{did_you_mean(card.model, MODELS)}"
+        )
+    try:
+        return MODELS[card.model](**card.arguments)
+    except TypeError as error:
+        raise InputError(f"{path} [model]: arguments do not fit {card.model}: {error}") from error
+
+
+def _spelled(card: Card) -> str:
+    return ", ".join(f"{key} = {str(value).lower()}" for key, value in card.arguments.items())

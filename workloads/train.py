@@ -1,0 +1,332 @@
+"""Train a workload's network and write its weights and card.
+
+    python -m accelsim.workloads.train lenet5 --data DIR
+
+Determinate: the same command with the same torch version on the same processor type gives the same bytes,
+whether it ran through or was killed and started again. One thread, because the order of float additions
+depends on the number of threads. After each epoch a checkpoint with everything that the rest depends on
+(weights, optimizer, random generator) is written whole; a rerun continues from it. All files are safetensors
+and TOML: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from accelsim.errors import InputError, did_you_mean
+from accelsim.files import write_whole
+
+from .cards import WEIGHTS_FOLDER, Card, write_card
+from .data import Dataset, load_dataset
+from .models import MODELS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one workload is trained: AdamW on the cross entropy; the learning rate falls along half a cosine.
+
+    Attributes:
+        name: The workload's name.
+        summary: One line for a list of workloads.
+        dataset: The data set it is trained and tested on.
+        model: A key of `models.MODELS`.
+        bias: The model's argument.
+        epochs: Passes over the train split.
+        batch: Images per step; the last, smaller batch of an epoch is used too.
+        learning_rate: At the first step.
+        weight_decay: Share of each weight that a step takes off, times the learning rate.
+        max_shift: Each image is moved by up to so many pixels, per axis, anew in each epoch; zeros move in.
+    """
+
+    name: str
+    summary: str
+    dataset: str
+    model: str
+    bias: bool
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    max_shift: int
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="lenet5",
+            summary="LeNet-5 with ReLU and max pooling, no biases, 32x32 images of MNIST",
+            dataset="mnist",
+            model="LeNet5",
+            bias=False,
+            epochs=15,
+            batch=128,
+            learning_rate=2e-3,
+            weight_decay=1e-2,
+            max_shift=2,
+        ),
+        Recipe(
+            name="lenet5_bias",
+            summary="LeNet-5 with ReLU, max pooling and biases, 32x32 images of MNIST",
+            dataset="mnist",
+            model="LeNet5",
+            bias=True,
+            epochs=15,
+            batch=128,
+            learning_rate=2e-3,
+            weight_decay=1e-2,
+            max_shift=2,
+        ),
+        Recipe(
+            name="lenet5_digits",
+            summary="LeNet-5 with ReLU and max pooling, no biases, the embedded digits enlarged to 32x32",
+            dataset="digits",
+            model="LeNet5",
+            bias=False,
+            epochs=60,
+            batch=32,
+            learning_rate=2e-3,
+            weight_decay=1e-2,
+            max_shift=2,
+        ),
+    )
+}
+
+
+def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int, output: Path) -> Card:
+    """Train, continuing from the checkpoint in `output` if there is one, and write weights and card there.
+
+    Args:
+        recipe: What to train and how.
+        train_data: Images to learn from, float32 (N, 1, 32, 32) in 0..1.
+        test_data: Images for the accuracy on the card; seen by nothing else.
+        seed: 0..2**63-1, of the initial weights, the order of the images and their shifts.
+        output: An existing folder for ``<name>.safetensors``, ``<name>.toml`` and, until the end,
+            ``<name>.checkpoint.safetensors``.
+    Returns:
+        The card that was written.
+    Raises:
+        InputError: The checkpoint is damaged or belongs to another recipe, seed or torch version; the
+            training diverged.
+    """
+    with _determinate():
+        checkpoint = output / f"{recipe.name}.checkpoint.safetensors"
+        run = _Run(recipe, seed)
+        if checkpoint.exists():
+            run.restore(checkpoint)
+        images, labels = torch.from_numpy(train_data.images), torch.from_numpy(train_data.labels)
+        while run.epochs_done < recipe.epochs:
+            loss = run.epoch(images, labels)
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"{recipe.name}: the loss is {loss} in epoch {run.epochs_done}; lower the learning rate"
+                )
+            write_whole(checkpoint, run.checkpoint())
+            tqdm.write(f"{recipe.name}: epoch {run.epochs_done} of {recipe.epochs}, mean loss {loss:.4f}")
+        correct = count_correct(run.model, test_data)
+        weights = save({key: value.contiguous() for key, value in run.model.state_dict().items()})
+    card = Card(
+        name=recipe.name,
+        summary=recipe.summary,
+        dataset=recipe.dataset,
+        trained_on=train_data.name,
+        parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+        model=recipe.model,
+        arguments={"bias": recipe.bias},
+        correct=correct,
+        tested=len(test_data.labels),
+        epochs=recipe.epochs,
+        seed=seed,
+        command=_command(recipe, seed),
+        torch=torch.__version__,
+        sha256=hashlib.sha256(weights).hexdigest(),
+    )
+    write_whole(output / f"{recipe.name}.safetensors", weights)
+    write_whole(output / f"{recipe.name}.toml", write_card(card))
+    checkpoint.unlink(missing_ok=True)
+    return card
+
+
+def count_correct(model: nn.Module, data: Dataset, *, batch: int = 1000) -> int:
+    """Return how many images of `data` have their largest logit at their label."""
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for start in range(0, len(data.labels), batch):
+            logits = model(torch.from_numpy(data.images[start : start + batch]))
+            correct += int((logits.argmax(1) == torch.from_numpy(data.labels[start : start + batch])).sum())
+    return correct
+
+
+class _Run:
+    """A training under way: everything that the next step depends on."""
+
+    def __init__(self, recipe: Recipe, seed: int):
+        self.recipe, self.seed, self.epochs_done = recipe, seed, 0
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            torch.manual_seed(seed)
+            self.model = MODELS[recipe.model](bias=recipe.bias)
+        self.random = torch.Generator().manual_seed(seed)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+
+    def epoch(self, images: Tensor, labels: Tensor) -> float:
+        """Pass over all images once; return the mean loss."""
+        recipe, count = self.recipe, len(labels)
+        self.model.train()
+        order = torch.randperm(count, generator=self.random)
+        steps = math.ceil(count / recipe.batch)
+        total = 0.0
+        title = f"{recipe.name}, epoch {self.epochs_done + 1} of {recipe.epochs}"
+        for step in tqdm(range(steps), desc=title, unit="step", leave=False, disable=None):
+            done = (self.epochs_done + step / steps) / recipe.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+            rows = order[step * recipe.batch : (step + 1) * recipe.batch]
+            logits = self.model(shifted(images[rows], recipe.max_shift, self.random))
+            loss = functional.cross_entropy(logits, labels[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.item() * len(rows)
+        self.epochs_done += 1
+        return total / count
+
+    def plan(self) -> dict[str, object]:
+        """What must be equal for a checkpoint to be continued."""
+        return {**dataclasses.asdict(self.recipe), "seed": self.seed, "torch": torch.__version__}
+
+    def checkpoint(self) -> bytes:
+        """Return all of it as one safetensors file; what is no tensor stands in its metadata as JSON."""
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        for key, parameter in self.model.named_parameters():
+            for entry, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{entry}.{key}"] = value
+        tensors["random"] = self.random.get_state()
+        return save(tensors, {"plan": json.dumps(self.plan()), "epochs_done": str(self.epochs_done)})
+
+    def restore(self, path: Path) -> None:
+        """Continue where the checkpoint was written."""
+        remedy = "delete it to start again"
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+            plan, self.epochs_done = json.loads(metadata["plan"]), int(metadata["epochs_done"])
+            for key, here in self.plan().items():
+                if plan[key] != here:
+                    raise InputError(f"{path}: {key} = {plan[key]!r} in the checkpoint, {here!r} asked for; {remedy}")
+            self.model.load_state_dict(
+                {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+            )
+            for key, parameter in self.model.named_parameters():
+                self.optimizer.state[parameter] = {
+                    entry: tensors[f"optimizer.{entry}.{key}"] for entry in ("step", "exp_avg", "exp_avg_sq")
+                }
+            self.random.set_state(tensors["random"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not a whole checkpoint ({error}); {remedy}") from None
+
+
+def shifted(images: Tensor, max_shift: int, random: torch.Generator) -> Tensor:
+    """Return each image moved by -max_shift..max_shift pixels per axis, drawn from `random`; zeros move in.
+
+    Args:
+        images: (N, 1, H, W), any dtype.
+        max_shift: Pixels, 0 or more.
+        random: Two draws per image.
+    """
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (max_shift,) * 4)[:, 0]
+    corner = torch.randint(0, 2 * max_shift + 1, (2, count, 1), generator=random)
+    rows, columns = corner[0] + torch.arange(height), corner[1] + torch.arange(width)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
+
+
+@contextmanager
+def _determinate() -> Iterator[None]:
+    """One thread and deterministic algorithms, inside; afterwards as before."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _command(recipe: Recipe, seed: int) -> str:
+    data = "" if recipe.dataset == "digits" else " --data DIR"
+    return f"python -m accelsim.workloads.train {recipe.name}{data} --epochs {recipe.epochs} --seed {seed}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 2 bad input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m accelsim.workloads.train",
+        description="Train a workload and write its weights and card.",
+    )
+    parser.add_argument("name", help=", ".join(RECIPES))
+    parser.add_argument(
+        "--data", type=Path, help="folder of the data sets (default: ACCELSIM_DATA, else ~/.cache/accelsim)"
+    )
+    parser.add_argument("--download", action="store_true", help="fetch the data set if it is absent")
+    parser.add_argument("--epochs", type=int, help="passes over the train split (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=1, help="of weights, order and shifts (default: 1)")
+    parser.add_argument("--output", type=Path, default=WEIGHTS_FOLDER, help="folder for weights and card")
+    given = parser.parse_args(arguments)
+    try:
+        if given.name not in RECIPES:
+            raise InputError(
+                f"name = {given.name!r} has no recipe; use one of {', '.join(RECIPES)}"
+                f"{did_you_mean(given.name, RECIPES)}"
+            )
+        recipe = RECIPES[given.name]
+        if given.epochs is not None:
+            recipe = dataclasses.replace(recipe, epochs=given.epochs)
+        if recipe.epochs < 1:
+            raise InputError(f"--epochs = {recipe.epochs} must be at least 1")
+        if not 0 <= given.seed < 2**63:
+            raise InputError(f"--seed = {given.seed} must be in 0..2**63-1")
+        train_data = load_dataset(recipe.dataset, given.data, "train", download=given.download)
+        test_data = load_dataset(recipe.dataset, given.data, "test", download=given.download)
+        try:
+            given.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{given.output}: cannot create the folder: {error.strerror}; give another --output"
+            ) from error
+        card = train(recipe, train_data, test_data, seed=given.seed, output=given.output)
+    except InputError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"{parser.prog}: interrupted; the same command continues after the last whole epoch",
+            file=sys.stderr,
+        )
+        return 130
+    print(f"{card.name}: {card.correct} of {card.tested} test images correct, {100 * card.accuracy:.2f} %")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

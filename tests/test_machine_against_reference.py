@@ -12,6 +12,7 @@ from accelsim.ir import IntegerGraph
 from accelsim.isa import Unit
 from accelsim.machine import Accelerator
 from accelsim.pipeline import run_checked
+from accelsim.timing import longest_path
 
 
 def random_hardware(rng: np.random.Generator, graph: IntegerGraph) -> Hardware:
@@ -47,5 +48,9 @@ def test_every_written_tensor_and_partial_sum_equals_the_reference(seed):
     outcome = run_checked(program, graph, maker.codes(batch + 1), telemetry=bool(rng.random() < 0.5))
     assert outcome.mismatch is None, (seed, hardware, outcome.mismatch)
     assert outcome.images_checked == batch + 1
+    path = longest_path(program.instructions, hardware)
+    assert path.cycles == outcome.timed.cycles
+    for issued in outcome.timed.timeline:
+        assert (issued.issue, issued.done) == (path.issue[issued.index], path.done[issued.index])
     backwards = Accelerator(program).run(values=False, start_order=tuple(Unit)[::-1])
     assert backwards.cycles == outcome.timed.cycles

@@ -13,6 +13,7 @@ from accelsim.timing.cycles import (
     post_cycles,
     transfer_cycles,
 )
+from accelsim.timing.longest_path import Schedule, longest_path
 
 __all__ = [
     "D_ACC",
@@ -24,10 +25,12 @@ __all__ = [
     "ComputeTimes",
     "Counts",
     "OpKey",
+    "Schedule",
     "compute_counts",
     "compute_free",
     "compute_times",
     "instruction_counts",
+    "longest_path",
     "post_cycles",
     "transfer_cycles",
 ]

@@ -32,7 +32,7 @@ lint: $(VENV)/.ready  ## ruff (rules, then format) and mypy
 bench: $(VENV)/.ready  ## run every script in benchmarks/, one after another
 	@set -e; for script in benchmarks/[!_]*.py; do \
 	    test -f "$$script" || { echo "benchmarks/ holds no script"; exit 1; }; \
-	    echo "== $$script"; $(BIN)/python "$$script"; \
+	    echo "== $$script"; $(ONE_THREAD) $(BIN)/python "$$script"; \
 	done
 
 lock:  ## resolve setup.cfg's ranges anew into requirements.lock (needs Python 3.11, the oldest supported)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,20 @@ class Lifetime:
 
 
 def place(tensors: list[Lifetime], capacity: int) -> dict[str, int] | None:
-    """Give each tensor an address so that tensors that live together do not overlap; None where none is found.
+    """Give each tensor an address so that tensors that live together do not overlap; None where none is found."""
+    for addresses, end in _placements(tensors):
+        if end <= capacity:
+            return addresses
+    return None
 
-    Greedy, in two orders (largest first, then first come), the lowest free address each time.
-    """
+
+def smallest(tensors: list[Lifetime]) -> int:
+    """The least capacity for which `place` finds addresses."""
+    return min(end for _, end in _placements(tensors))
+
+
+def _placements(tensors: list[Lifetime]) -> Iterator[tuple[dict[str, int], int]]:
+    """Addresses and their end: greedy, in two orders (largest first, then first come), the lowest free each time."""
     for key in (lambda t: (-t.size, t.first), lambda t: (t.first, -t.size)):
         placed: list[tuple[Lifetime, int]] = []
         for tensor in sorted(tensors, key=key):
@@ -38,12 +49,8 @@ def place(tensors: list[Lifetime], capacity: int) -> dict[str, int] | None:
                 if address + tensor.size <= start:
                     break
                 address = max(address, start + size)
-            if address + tensor.size > capacity:
-                break
             placed.append((tensor, address))
-        else:
-            return {tensor.name: address for tensor, address in placed}
-    return None
+        yield {tensor.name: at for tensor, at in placed}, max(at + tensor.size for tensor, at in placed)
 
 
 class Ring:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from accelsim.compiler.allocation import DramImage, Lifetime, place
+from accelsim.compiler.allocation import DramImage, Lifetime, place, smallest
 from accelsim.compiler.elementwise import emit_elementwise
 from accelsim.compiler.emission import MAX_IMAGES, Emitter, Place
 from accelsim.compiler.lowering import Operation, lower
@@ -37,6 +37,8 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
         raise InputError(f"batch = {batch} is outside 1..65535")
     check_supported(graph, hardware)
     operations = lower(graph, hardware)
+    if not operations or graph.output == graph.input.name:
+        raise InputError(f"{graph.name}: the graph computes nothing; its output is its input")
     dram = DramImage()
     source, result = graph.input.output, graph.by_name[graph.output].output
     input_address, output_address = dram.reserve(batch * source.size), dram.reserve(batch * result.size)
@@ -132,8 +134,6 @@ def _emit_groups(
                 emitter.store(
                     operation.label, into.base, output_address + first * result.output.size, images * result.output.size
                 )
-    if not operations:
-        raise InputError(f"{graph.name}: the graph computes nothing; its output is its input")
 
 
 def _lifetimes(graph: IntegerGraph, operations: list[Operation]) -> list[Lifetime]:
@@ -159,8 +159,9 @@ def _largest_group(
         if addresses is not None:
             return size, addresses
     steps = range(max(tensor.last for tensor in lifetimes) + 1)
-    need, step = max((sum(t.size for t in lifetimes if t.first <= k <= t.last), -k) for k in steps)
+    _, step = max((sum(t.size for t in lifetimes if t.first <= k <= t.last), -k) for k in steps)
     alive = [t.name for t in lifetimes if t.first <= -step <= t.last]
+    need = smallest(lifetimes)
     raise InputError(
         f"{graph.name} does not fit: its tensors {', '.join(alive)} live together and need {need} bytes of the "
         f"activation buffer, {capacity} there; use activation.memory_bytes >= {need} or a smaller input"

@@ -7,6 +7,8 @@ import numpy as np
 from accelsim.compiler.emission import MAX_IMAGES, Emitter, Place
 from accelsim.compiler.lowering import Operation
 from accelsim.compiler.tiling import spans
+from accelsim.config import RECORD_BYTES
+from accelsim.errors import InputError
 from accelsim.ir import Add, AvgPool2d, Clip, MaxPool2d, Table
 from accelsim.isa import Piece, Post, Reduce, Source, pack_records
 
@@ -88,21 +90,30 @@ def emit_elementwise(
 
 
 def _load_records(emitter: Emitter, operation: Operation) -> dict[int, int]:
-    """LOAD the records of each number of lanes in use; returns the first record's index by lanes.
+    """LOAD the records of each number of lanes in use, in one transfer; returns the first record's index by lanes.
 
     The layer keeps its scale (M = 1), or, an addition, has one multiplier an input: all lanes' records are alike.
     """
     head = operation.head
-    columns = emitter.hardware.array.columns
     if isinstance(head, Add):
         scales = [(int(m.m0[0]), int(m.shift[0])) for m in head.multipliers]
     else:
         scales = [emitter.graph.requantization.identity()]
-    first = {}
-    for lanes in sorted({lanes for _, lanes in spans(head.output.channels, columns)}):
-        m0 = np.repeat([m0 for m0, _ in scales], lanes)
-        shift = np.repeat([shift for _, shift in scales], lanes)
-        data = pack_records(np.zeros_like(m0), m0, shift)
-        address = emitter.constant(f"scales {scales} {lanes}", data)
-        first[lanes] = emitter.load_records(operation.label, address, m0.size)
-    return first
+    uses = sorted({lanes for _, lanes in spans(head.output.channels, emitter.hardware.array.columns)})
+    # One multiplier: fewer lanes use the first of the records that more lanes need.
+    kept = uses if len(scales) == 2 else uses[-1:]
+    m0, shift = (
+        np.concatenate([np.repeat([scale[k] for scale in scales], lanes) for lanes in kept]).astype(np.int64)
+        for k in range(2)
+    )
+    have, need = emitter.hardware.parameter.memory_bytes, RECORD_BYTES * m0.size
+    if need > have:
+        raise InputError(
+            f"layer {head.name} does not fit: its scales need {need} bytes of the parameter buffer, {have} there; "
+            f"use parameter.memory_bytes >= {need}"
+        )
+    address = emitter.constant(f"scales {scales} {kept}", pack_records(np.zeros_like(m0), m0, shift))
+    first = emitter.load_records(operation.label, address, m0.size)
+    if len(kept) == 1:
+        return dict.fromkeys(uses, first)
+    return {kept[0]: first, kept[1]: first + len(scales) * kept[0]}

@@ -11,6 +11,10 @@ from accelsim.isa import Instruction, Load, Memory, Piece, Store
 
 MAX_IMAGES = 255
 """An instruction's `images` field holds 1..255."""
+MAX_RECORDS, MAX_TABLES = 1 << 16, 1 << 8
+"""Records and tables that the fields `param` and `table` can name, however large the buffers are."""
+MAX_HALF = (1 << 23) - 1
+"""The highest accumulator address that the signed field `src_base` can name."""
 
 
 class Emitter:
@@ -28,19 +32,19 @@ class Emitter:
         self.hardware = hardware
         self.dram = dram
         self.unsigned = int(not graph.activation.signed)
-        self.half = hardware.accumulator_depth // 2
+        self.half = min(hardware.accumulator_depth // 2, MAX_HALF)
         self.instructions: list[Instruction] = []
         self.pieces: list[Piece] = []
         self.weights = Ring(hardware.weight.memory_bytes)
-        self._records = Ring(hardware.parameter.memory_bytes // RECORD_BYTES)
-        self._tables = Ring(hardware.table.memory_bytes // TABLE_ENTRIES)
+        self._records = Ring(min(hardware.parameter.memory_bytes // RECORD_BYTES, MAX_RECORDS))
+        self._tables = Ring(min(hardware.table.memory_bytes // TABLE_ENTRIES, MAX_TABLES))
         self._other_half = False
         self._constants: dict[str, int] = {}
 
     @property
     def most_records(self) -> int:
         """Parameter records one LOAD brings: half the buffer, so that the next layer's come meanwhile."""
-        return self.hardware.parameter.memory_bytes // RECORD_BYTES // 2
+        return self._records.capacity // 2
 
     def accumulator_half(self) -> int:
         """The accumulator address of the next rectangle; halves take turns."""

@@ -81,17 +81,19 @@ def emit_mac(
     assert isinstance(mac, Mac)
     packed = _pack(emitter, mac)
     job = Job(emitter, operation, mac, packed, source, result, images, first_image)
-    slot = emitter.load_table(operation.label, operation.table) if operation.table else 0
     parts = _parts(job)
+    slot: int | None = None
     for group in _groups(emitter, packed, len(parts) == 1):
         begin = packed.blocks[group[0]].first
         count = packed.blocks[group[-1]].first + packed.blocks[group[-1]].lanes - begin
-        records = emitter.load_records(operation.label, packed.records + begin * RECORD_BYTES, count) - begin
+        # In the order they are needed: COMPUTE's weights and biases, then what POST takes.
+        bases = _load_blocks(job, group) if len(parts) == 1 else {}
         biases = None
         if packed.biases is not None:
             biases = emitter.load_records(operation.label, packed.biases + begin * RECORD_BYTES, count) - begin
-        if len(parts) == 1:
-            bases = _load_blocks(job, group)
+        records = emitter.load_records(operation.label, packed.records + begin * RECORD_BYTES, count) - begin
+        if operation.table is not None and slot is None:
+            slot = emitter.load_table(operation.label, operation.table)
         for index in group:
             block = packed.blocks[index]
             for rectangle in _rectangles(job):
@@ -109,7 +111,7 @@ def emit_mac(
                             last=int(number == len(parts) - 1),
                         )
                     )  # fmt: skip
-                _post(job, block, rectangle, half, records + block.first, slot)
+                _post(job, block, rectangle, half, records + block.first, slot or 0)
 
 
 def _pack(emitter: Emitter, mac: Mac) -> Packed:

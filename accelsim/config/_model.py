@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -53,7 +53,11 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None
         value = text.strip()
     here = data
     kind: type[BaseModel] | None = model
+    free = False  # inside a section whose keys the user chooses, such as accumulator_width_bits
     for depth, part in enumerate(path):
+        if free:
+            here[part] = value
+            return
         known = list(kind.model_fields) if kind else []
         if part not in known:
             where = ".".join(path[: depth + 1])
@@ -62,6 +66,7 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None
         assert kind is not None
         annotation = kind.model_fields[part].annotation
         kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        free = get_origin(annotation) is dict and depth == len(path) - 2
         if depth == len(path) - 1:
             if kind is not None:
                 raise InputError(

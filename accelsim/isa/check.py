@@ -16,7 +16,7 @@ import numpy.typing as npt
 from accelsim.config import Hardware
 from accelsim.errors import InputError
 from accelsim.isa.encoding import to_text
-from accelsim.isa.instructions import Compute, Instruction, Memory, Post, Reduce, Source, Start, Store, Unit
+from accelsim.isa.instructions import Compute, Instruction, Memory, Post, Reduce, Source, Store, Unit
 from accelsim.isa.modes import Modes
 from accelsim.isa.walker import Access, Space, accesses
 
@@ -149,6 +149,11 @@ def check_program(instructions: Sequence[Instruction], hardware: Hardware, modes
                     f"instruction {index} ({type(instruction).__name__.upper()}): {verb} {access.space} {unit} "
                     f"{access.low}..{access.high - 1}, outside 0..{sizes[access.space] - 1}"
                 )
+        if isinstance(instruction, Post) and (address := _reads_own_result(found)) is not None:
+            raise InputError(
+                f"instruction {index} (POST): reads and writes activation byte {address}, so that its result would "
+                "depend on its own timing; use another dst_base"
+            )
         touched.append(found)
     order = Order(instructions)
     _check_races(instructions, touched, order)
@@ -172,8 +177,6 @@ def _illegal(instruction: Instruction, hardware: Hardware, modes: Modes) -> str 
 
 
 def _illegal_compute(c: Compute, hardware: Hardware, modes: Modes) -> str | None:
-    if c.start > Start.BIAS:
-        return f"start = {c.start} is not ZERO, ACCUMULATE or BIAS"
     if c.lanes > hardware.array.columns:
         return f"lanes = {c.lanes} exceeds array.columns = {hardware.array.columns}"
     if not 8 <= c.width <= hardware.accumulator.width_bits:
@@ -190,14 +193,15 @@ def _illegal_compute(c: Compute, hardware: Hardware, modes: Modes) -> str | None
 
 
 def _illegal_post(p: Post, hardware: Hardware, modes: Modes) -> str | None:
-    if p.reduce > Reduce.SUM:
-        return f"reduce = {p.reduce} is not NONE, MAX or SUM"
     if p.lanes > hardware.array.columns:
         return f"lanes = {p.lanes} exceeds array.columns = {hardware.array.columns}"
     if p.qmin > p.qmax:
         return f"qmin = {p.qmin} is above qmax = {p.qmax}"
+    low, high = modes.activation.limits
     if bool(p.act_unsigned) == modes.activation.signed:
         return f"act_unsigned = {p.act_unsigned} contradicts the program's activation format"
+    if p.qmin < low or p.qmax > high:  # a table of 2**bits entries is indexed by what they let through
+        return f"qmin..qmax = {p.qmin}..{p.qmax} leaves the activation format's {low}..{high}"
     if p.window > 1 and p.reduce == Reduce.NONE:
         return f"a window of {p.window} words needs reduce = MAX or SUM"
     if p.reduce == Reduce.SUM and p.source == Source.ACCUMULATOR:
@@ -206,6 +210,17 @@ def _illegal_post(p: Post, hardware: Hardware, modes: Modes) -> str | None:
         return "a residual needs a window of one word"
     if p.residual_on and p.broadcast:
         return "a residual takes its own record for each lane; broadcast must be 0"
+    return None
+
+
+def _reads_own_result(found: list[Access]) -> int | None:
+    """An activation byte that a POST both reads and writes, or None: later words would see earlier results or not."""
+    target = next(access for access in found if access.write)
+    for access in found:
+        if access.space == target.space and not access.write:
+            address = first_overlap(access, target)
+            if address is not None:
+                return address
     return None
 
 

@@ -39,6 +39,8 @@ def encode(instruction: Instruction) -> bytes:
 
 def decode(data: bytes) -> Instruction:
     """Read 64 bytes; `InputError` for an unknown opcode, a field outside its range or a set unused bit."""
+    if len(data) != INSTRUCTION_BYTES:
+        raise InputError(f"{len(data)} bytes are not an instruction of {INSTRUCTION_BYTES}")
     words = struct.unpack(f"<{WORDS}I", data)
     opcode = words[0] >> _OPCODE.low
     kind = OPCODES.get(opcode)
@@ -49,8 +51,8 @@ def decode(data: bytes) -> Instruction:
     values = {}
     for field in kind.LAYOUT:
         value = raw[field.name] + (field.kind is Kind.MINUS_ONE)
-        high = field.limits(**signs)[1]
-        if field.kind is not Kind.MINUS_ONE and value > high:
+        low, high = field.limits(**signs)
+        if low < 0 and value > high:
             value -= 1 << field.bits
         values[field.name] = value
     instruction = kind(**values)
@@ -101,7 +103,7 @@ def to_text(instruction: Instruction) -> str:
 
 def from_text(line: str) -> Instruction:
     """Assemble one line; `InputError` names the mnemonic, field or value that is wrong."""
-    mnemonic, *parts = line.split()
+    mnemonic, *parts = line.split() or [""]
     kind = _MNEMONICS.get(mnemonic)
     if kind is None:
         raise InputError(f"{mnemonic!r} is not an instruction{did_you_mean(mnemonic, _MNEMONICS)}")
@@ -139,7 +141,10 @@ def assemble(text: str) -> tuple[Instruction, ...]:
 def _parse(mnemonic: str, name: str, text: str) -> int:
     try:
         if name in ("wait", "signal"):
-            return sum(1 << Unit[word] for word in text.split(",")) if text else 0
+            units = [Unit[word] for word in text.split(",")] if text else []
+            if len(set(units)) < len(units):
+                raise InputError(f"{mnemonic}: {name} = {text!r} names a unit twice; a mask holds each once")
+            return sum(1 << unit for unit in units)
         if name in _NAMED:
             return int(_NAMED[name][text])
         return int(text)

@@ -64,6 +64,7 @@ class Kind(enum.Enum):
     SIGNED = "signed"
     MINUS_ONE = "minus one"  # value - 1 is stored, so 8 bits hold 1..256
     COUNT = "count"  # unsigned, and 0 is not a value
+    CHOICE = "choice"  # one of three; 3 is not a value
     ACTIVATION = "activation"  # two's complement, or unsigned where act_unsigned is set
     WEIGHT = "weight"  # two's complement, or unsigned where weight_unsigned is set
 
@@ -85,6 +86,8 @@ class Field(NamedTuple):
                 return 0, top - 1
             case Kind.COUNT:
                 return 1, top - 1
+            case Kind.CHOICE:
+                return 0, 2
             case Kind.MINUS_ONE:
                 return 1, top
             case Kind.SIGNED:
@@ -126,7 +129,7 @@ _WALK = (
 )
 _COMPUTE = (
     *_HEAD,
-    Field("start", 0, 12, 2),
+    Field("start", 0, 12, 2, Kind.CHOICE),
     Field("diagonal", 0, 14, 1),
     Field("serial", 0, 15, 1),
     Field("output_stationary", 0, 16, 1),
@@ -152,7 +155,7 @@ _COMPUTE = (
 _POST = (
     *_HEAD,
     Field("source", 0, 12, 1),
-    Field("reduce", 0, 13, 2),
+    Field("reduce", 0, 13, 2, Kind.CHOICE),
     Field("table_on", 0, 15, 1),
     Field("residual_on", 0, 16, 1),
     Field("broadcast", 0, 17, 1),

@@ -227,7 +227,7 @@ def load_program(folder: Path) -> Program:
         raise InputError(f"{path}: holds {len(instructions)} instructions, its header says {count}")
     try:
         return _from_metadata(json.loads(metadata), instructions, Modes.decode(modes), timing, image, fingerprint, path)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{folder / 'program.json'}: not as written by compile: {error!r}; compile it again") from None
 
 

@@ -333,10 +333,9 @@ def to_output(
     total = _wide_enough(values, max(_bits(values), zero_point.bit_length() + 1) + 1) + zero_point
     low, high = clip
     if overflow == "saturate":
-        clamped: npt.NDArray[Any] = np.clip(total, low, high)
-        return clamped.astype(np.int64)
+        return np.asarray(np.clip(total, low, high), dtype=np.int64)
     if low > form.minimum:
         total = np.maximum(total, low)
     if high < form.maximum:
         total = np.minimum(total, high)
-    return form.wrap(total).astype(np.int64)
+    return np.asarray(form.wrap(total), dtype=np.int64)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from accelsim.config.quantization import QuantizationScheme
 from accelsim.errors import InputError
-from accelsim.ir.float_graph import FloatBatchNorm2d, FloatGraph
+from accelsim.ir.float_graph import FloatGraph
 from accelsim.ir.integer_graph import IntegerGraph
 from accelsim.quantization.lowering import lower
 from accelsim.quantization.observe import calibrate
@@ -34,12 +34,6 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
         CalibrationWarning: a lone example.
     """
     examples = _checked(graph, calibration)
-    if any(isinstance(node, FloatBatchNorm2d) for node in graph.nodes):
-        node = next(node for node in graph.nodes if isinstance(node, FloatBatchNorm2d))
-        raise InputError(
-            f"{graph.name}: {node.source or node.name}: batch norm is not folded; "
-            "call accelsim.frontend.fold_batch_norm first"
-        )
     if len(examples) == 1:
         warnings.warn(
             f"{graph.name}: calibration on a lone example gives ranges that other inputs leave; use a hundred or more",

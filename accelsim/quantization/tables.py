@@ -59,13 +59,13 @@ def output_scale(kind: str, form: IntFormat, *, symmetric: bool) -> tuple[float,
 def input_limits(kinds: Iterable[str], form: IntFormat, *, symmetric: bool) -> Range:
     """The interval of inputs outside which none of the tables changes any more.
 
-    A tensor that only tables read needs codes only there: beyond, it saturates, and so does the table. The ends are
-    where the function comes within a quarter step of its outermost code, so that the code nearest an end still
-    rounds to that outermost one.
+    A tensor that only tables read needs codes only there: beyond, it saturates, and so does the table. The interval
+    reaches from where the lowest output code ends to where the highest begins, and one step of its own scale farther
+    on either side, so that the end codes give the outermost outputs wherever Z is rounded to.
 
     >>> limits = input_limits(["tanh"], IntFormat(8), symmetric=True)
     >>> f"{limits.low:.3f} {limits.high:.3f}"
-    '-3.465 2.659'
+    '-3.141 2.589'
     """
     low, high = math.inf, -math.inf
     for kind in kinds:
@@ -73,9 +73,10 @@ def input_limits(kinds: Iterable[str], form: IntFormat, *, symmetric: bool) -> R
         scale, zero = output_scale(kind, form, symmetric=symmetric)
         first = max(form.minimum, zero + round(function.low / scale))
         last = min(form.maximum, zero + round(function.high / scale))
-        low = min(low, function.inverse((first - zero + 0.25) * scale))
-        high = max(high, function.inverse((last - zero - 0.25) * scale))
-    return Range(low, high)
+        low = min(low, function.inverse((first - zero + 0.5) * scale))
+        high = max(high, function.inverse((last - zero - 0.5) * scale))
+    step = (high - low) / (form.maximum - form.minimum - 2)
+    return Range(low - step, high + step)
 
 
 def tabulate(kind: str, form: IntFormat, source: tuple[float, int], target: tuple[float, int]) -> npt.NDArray[np.int64]:

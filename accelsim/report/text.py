@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from accelsim.config import Hardware
@@ -32,13 +33,13 @@ def show(report: dict[str, Any], hardware: Hardware, energy: EnergyReport) -> st
         *_layers(report),
         "",
         *_energy(report, energy),
+        *(line for note in report["energy_notes"] for line in _wrapped(note)),
         "",
         f"cycles       {totals['cycles']:,} ({totals['latency_seconds'] * 1e6:,.1f} us, "
         f"{totals['images_per_second']:,.0f} images/s at {hardware.clock_mhz:g} MHz)",
         f"utilization  {100 * totals['utilization']:.1f} % of {hardware.array.rows * hardware.array.columns} PEs "
         f"({totals['tops']:.4g} of {hardware.peak_tops:.4g} TOPS)",
         f"energy       {_figure(totals['energy'])} {unit} ({totals['energy_table']})",
-        *(f"             note: {note}" for note in report["energy_notes"]),
     ]
     if report["accuracy"] is not None:
         right = round(report["accuracy"] * report["images_checked"])
@@ -108,6 +109,10 @@ def _energy(report: dict[str, Any], energy: EnergyReport) -> list[str]:
         "",
         *table(["energy by place", unit, "%"], rows),
     ]
+
+
+def _wrapped(note: str) -> list[str]:
+    return textwrap.wrap(note, 118, initial_indent="- ", subsequent_indent="  ")
 
 
 def _figure(value: float) -> str:

@@ -37,8 +37,8 @@ class ComputeState(NamedTuple):
     """What the COMPUTE unit's last instruction leaves to the next.
 
     Attributes:
-        next_load: first cycle in which the next weight load (ws) or first read (os) is legal, the mode being kept.
-        next_stream: first cycle in which the next activation word may be streamed (ws).
+        next_load: first cycle in which the next weight load (ws) or preload read (os) is legal, the mode being kept.
+        next_stream: first cycle in which the next activation word may be streamed.
         done: cycle at whose end the last write takes effect.
         output_stationary: the mode.
     """
@@ -72,6 +72,8 @@ def compute_free(compute: Compute, state: ComputeState | None) -> int:
         return 0
     if bool(compute.output_stationary) != state.output_stationary:
         return state.done + 1
+    if compute.output_stationary and compute.start == Start.ZERO:  # no preload: it issues with its first word
+        return state.next_stream
     if compute.output_stationary and compute.start == Start.ACCUMULATE:  # its preload reads what earlier ones write
         return max(state.next_load, state.done + 1)
     return state.next_load
@@ -126,9 +128,9 @@ def _output_stationary(compute: Compute, shape: ArrayShape, issue: int) -> Compu
     last = first + (tiles - 1) * period
     end = last + duration - 1 + wave
     done = end + D_ACC + rows - 1
-    return ComputeTimes(
-        issue, done, issue, end, ComputeState(last + period, last + period, done, output_stationary=True)
-    )
+    # The port is free after its slots; after a serial tile, R cycles of preload may hide behind the last wave.
+    next_load = last + max(slots * rows, period - rows)
+    return ComputeTimes(issue, done, issue, end, ComputeState(next_load, last + period, done, output_stationary=True))
 
 
 def tile_count(compute: Compute, rows: int) -> int:

@@ -1,0 +1,161 @@
+"""One LeNet-5 inference of a compiled program: the SimPy machine with values, timing-only and without a clock.
+
+Peers in the same run: the reference evaluation (NumPy, one addition at a time), PyTorch's float32 forward pass (no
+hardware at all), and, where ``--scalesim PYTHON`` names an interpreter that has scalesim==3.0.0 (with numpy<2.4),
+SCALE-Sim v3 on the same network and array, as a whole process and without values.
+
+    python benchmarks/lenet5_machine.py [--repeat 15] [--scalesim PYTHON]
+
+The machine is timed alone: compiling and loading a program are printed beside it. CPU time; `make bench` sets one
+thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from accelsim import workloads
+from accelsim.compiler import compile_graph
+from accelsim.config import load_hardware, load_quantization
+from accelsim.ir import evaluate, quantize_input
+from accelsim.machine import Accelerator
+from accelsim.pipeline import find_workload, load_images
+
+SCALESIM_CONFIG = """[general]
+run_name = lenet5
+[architecture_presets]
+ArrayHeight: 16
+ArrayWidth: 16
+IfmapSramSzkB: 64
+FilterSramSzkB: 64
+OfmapSramSzkB: 64
+IfmapOffset: 0
+FilterOffset: 10000000
+OfmapOffset: 20000000
+Dataflow: {dataflow}
+Bandwidth: 16
+ReadRequestBuffer: 32
+WriteRequestBuffer: 32
+[layout]
+IfmapCustomLayout: False
+IfmapSRAMBankBandwidth: 10
+IfmapSRAMBankNum: 10
+IfmapSRAMBankPort: 2
+FilterCustomLayout: False
+FilterSRAMBankBandwidth: 10
+FilterSRAMBankNum: 10
+FilterSRAMBankPort: 2
+[sparsity]
+SparsitySupport: false
+SparseRep: ellpack_block
+OptimizedMapping: false
+BlockSize: 8
+RandomNumberGeneratorSeed: 40
+[run_presets]
+InterfaceBandwidth: USER
+UseRamulatorTrace: False
+"""
+SCALESIM_TOPOLOGY = """Layer, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,
+c1, 32, 32, 5, 5, 1, 6, 1,
+c3, 14, 14, 5, 5, 6, 16, 1,
+c5, 5, 5, 5, 5, 16, 120, 1,
+f6, 1, 1, 1, 1, 120, 84, 1,
+output, 1, 1, 1, 1, 84, 10, 1,
+"""
+SCALESIM_LAYOUT_HEADER = (
+    "Layer name, IFMAP Height Intraline Factor, IFMAP Width Intraline Factor, Filter Height Intraline Factor, "
+    "Filter Width Intraline Factor, Channel Intraline Factor, Num Filter Intraline Factor, "
+    "IFMAP Height Intraline Order, IFMAP Width Intraline Order, Channel Intraline Order, "
+    "IFMAP Height Interline Order, IFMAP Width Interline Order, Channel Interline Order, Num Filter Intraline Order, "
+    "Channel Intraline Order, Filter Height Intraline Order, Filter Width Intraline Order, "
+    "Num Filter Interline Order, Channel Interline Order, Filter Height Interline Order, "
+    "Filter Width Interline Order,\n"
+)
+
+
+def cpu_milliseconds(work: Callable[[], object], repeat: int) -> float:
+    """Median CPU milliseconds of `repeat` calls, after one that warms caches."""
+    work()
+    times = []
+    for _ in range(repeat):
+        start = time.process_time()
+        work()
+        times.append(1e3 * (time.process_time() - start))
+    return median(times)
+
+
+def scalesim_milliseconds(python: str, dataflow: str) -> float:
+    """CPU milliseconds of one whole SCALE-Sim process, its traces off."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "scale.cfg").write_text(SCALESIM_CONFIG.format(dataflow=dataflow))
+        (folder / "lenet5.csv").write_text(SCALESIM_TOPOLOGY)
+        layers = [line.split(",")[0] for line in SCALESIM_TOPOLOGY.splitlines()[1:]]
+        rows = "".join(f"{layer}, {', '.join(['1'] * 20)},\n" for layer in layers)
+        (folder / "layout.csv").write_text(SCALESIM_LAYOUT_HEADER + rows)
+        script = (
+            "from scalesim.scale_sim import scalesim; scalesim(save_disk_space=True, verbose=False, "
+            "config='scale.cfg', topology='lenet5.csv', layout='layout.csv', input_type_gemm=False).run_scale(top_path='out')"
+        )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([python, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            sys.exit(f"SCALE-Sim failed:\n{done.stderr[-2000:]}")
+    return 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def main() -> None:
+    """Print one table for each dataflow and accumulator width."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--scalesim", metavar="PYTHON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    source = find_workload("lenet5_digits", quantization=load_quantization("int8"), data=None, calibration=None)
+    images = load_images(source, None, 1).images
+    codes = quantize_input(source.graph, images)
+    network = workloads.load("lenet5_digits").module
+    tensor = torch.tensor(images)
+    print(f"{'LeNet-5, 16x16, one image':34}{'CPU ms':>10}{'ratio':>9}   events/instruction")
+    for dataflow, width in (("ws", 32), ("ws", 12), ("os", 32), ("os", 12)):
+        hardware = load_hardware("default_16x16", [f"array.dataflow={dataflow}", f"accumulator.width_bits={width}"])
+        program = compile_graph(source.graph, hardware)
+        machine = Accelerator(program)
+        events = machine.run(codes).events / len(program.instructions)
+        rows: list[tuple[str, float]] = [
+            ("machine, values", cpu_milliseconds(lambda m=machine: m.run(codes), arguments.repeat)),  # type: ignore[misc]
+        ]
+        with_values = rows[0][1]
+        quick: list[tuple[str, Callable[[], object]]] = [
+            ("machine, values and telemetry", lambda m=machine: m.run(codes, telemetry=True)),  # type: ignore[misc]
+            ("machine, timing-only", lambda m=machine: m.run(values=False)),  # type: ignore[misc]
+            ("machine, no clock", lambda m=machine: m.run(codes, clock=False)),  # type: ignore[misc]
+            ("compile", lambda h=hardware: compile_graph(source.graph, h)),  # type: ignore[misc]
+            ("load (static check)", lambda p=program: Accelerator(p)),  # type: ignore[misc]
+            ("peer: reference evaluation", lambda h=hardware: evaluate(source.graph, codes, h.arithmetic())),  # type: ignore[misc]
+        ]
+        rows += [(name, cpu_milliseconds(work, arguments.repeat)) for name, work in quick]
+        with torch.no_grad():
+            rows.append(("peer: PyTorch float32 forward", cpu_milliseconds(lambda: network(tensor), arguments.repeat)))
+        if arguments.scalesim:
+            runs = [scalesim_milliseconds(arguments.scalesim, dataflow) for _ in range(3)]
+            rows.append(("peer: SCALE-Sim v3, whole process", median(runs)))
+        print(f"{dataflow}, {width}-bit accumulator")
+        for name, figure in rows:
+            extra = f"{events:10.2f}" if name == "machine, values" else ""
+            print(f"  {name:32}{figure:10.2f}{figure / with_values:9.2f}{extra}")
+
+
+if __name__ == "__main__":
+    main()

@@ -105,7 +105,8 @@ def scalesim_milliseconds(python: str, dataflow: str) -> float:
         (folder / "layout.csv").write_text(SCALESIM_LAYOUT_HEADER + rows)
         script = (
             "from scalesim.scale_sim import scalesim; scalesim(save_disk_space=True, verbose=False, "
-            "config='scale.cfg', topology='lenet5.csv', layout='layout.csv', input_type_gemm=False).run_scale(top_path='out')"
+            "config='scale.cfg', topology='lenet5.csv', layout='layout.csv', input_type_gemm=False)"
+            ".run_scale(top_path='out')"
         )
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([python, "-c", script], cwd=folder, capture_output=True, text=True, check=False)

@@ -1,0 +1,245 @@
+"""The commands, as a user meets them: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from accelsim import __version__
+from accelsim.cli import COMMANDS, main
+from accelsim.isa import assemble, load_program
+from accelsim.pipeline import input_codes, load_compiled, run_checked
+
+WIDTHS = ("c1=18", "c3=16", "c5=16", "f6=18", "output=16")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A compiled program of the embedded digits, batch 2, on the small machine."""
+    folder = tmp_path_factory.mktemp("program") / "lenet"
+    assert main(["compile", "lenet5_digits", "--hardware", "edge_8x8", "--batch", "2", "-o", str(folder)]) == 0
+    return folder
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Run a command that must fail with exit code 2; return its one line."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if not line.startswith("accelsim: warning: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("accelsim: error: ")
+
+
+def test_bare_command_shows_every_command_and_examples(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^    {name} ", text, re.MULTILINE) for name in COMMANDS)
+    assert "examples:" in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"accelsim {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["rnu"], "'rnu' is not a command; did you mean 'run'?; commands: run, compile, simulate, disasm, list"),
+        (["run", "lenet5_digits", "--batch", "0"], "--batch 0: must be at least 1"),
+        (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),
+        (
+            ["run", "lenet"],
+            "workload 'lenet' is neither a name nor a graph directory; did you mean 'lenet5'?",
+        ),
+        (
+            ["run", "lenet5_digits", "--hardware", "edge"],
+            "hardware 'edge' is neither a preset nor a file; did you mean 'edge_8x8'?; "
+            "presets: default_16x16, edge_8x8, tpu_like_32x32",
+        ),
+        (
+            ["run", "lenet5_digits", "--set", "array.dataflow=is"],
+            "lenet5_digits: array.dataflow = 'is' runs a single linear layer without a table, because it takes its "
+            "inputs from DRAM in columns; this graph has 5 layers, the first a conv2d; use 'ws' or 'os'",
+        ),
+        (
+            ["run", "lenet5_digits", "--set", "activation.memory_bytes=2000"],
+            "lenet5_digits does not fit: its tensors input, s2 live together and need 2200 bytes of the activation "
+            "buffer, 2000 there; use activation.memory_bytes >= 2200 or a smaller input",
+        ),
+        (
+            ["run", "lenet5_digits", "--quantization-set", "accumulator_width_bits.c3=40"],
+            "layer c3: accumulator_width_bits = 40 exceeds accumulator.width_bits = 32 of machine default_16x16; "
+            "lower one or raise the other",
+        ),
+        (
+            ["run", "lenet5_digits", "--images", "400"],
+            "digits test: 400 images asked for, the split has 359; use 1..359",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, line):
+    assert refused(capsys, *arguments) == line
+
+
+def test_wrong_inputs_are_refused(capsys, tmp_path, directory):
+    def saved(array: np.ndarray) -> str:
+        path = tmp_path / "x.npy"
+        np.save(path, array)
+        return str(path)
+
+    nan = np.zeros((2, 1, 32, 32), np.float32)
+    nan[1, 0, 3, 4] = np.nan
+    simulate = ["simulate", str(directory), "--input"]
+    assert refused(capsys, *simulate, saved(nan)) == "input: holds NaN or infinite values; remove them"
+    assert refused(capsys, *simulate, saved(np.zeros((2, 1, 28, 28)))) == (
+        "input: shape (2, 1, 28, 28) is not (batch, C, H, W) with (C, H, W) = (1, 32, 32)"
+    )
+    assert refused(capsys, *simulate, saved(np.zeros((3, 1, 32, 32)))) == (
+        f"--input {tmp_path / 'x.npy'}: holds 3 images; the program's batch is 2"
+    )
+    assert refused(capsys, *simulate, saved(np.zeros((2, 1, 32, 32), int))) == (
+        f"{tmp_path / 'x.npy'}: holds int64, not floating-point images; save them as float32"
+    )
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY junk")
+    assert refused(capsys, *simulate, str(tmp_path / "x.npy")).startswith(
+        f"{tmp_path / 'x.npy'}: cannot be read as .npy"
+    )
+    assert refused(capsys, *simulate, str(tmp_path / "y.npy")) == (
+        f"{tmp_path / 'y.npy'}: no such file; give an .npy file"
+    )
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_run_reports_a_digit_bits_cycles_and_energy(capsys, tmp_path, dataflow):
+    path = tmp_path / "out.json"
+    code = main(["run", "lenet5_digits", "--images", "20", "--set", f"array.dataflow={dataflow}", "--json", str(path)])
+    text = capsys.readouterr().out
+    assert code == 0
+    assert "taken for a 4 (labelled 4)" in text
+    assert "bit_exact: true (20 images, every written tensor)" in text
+    report = json.loads(path.read_text())
+    assert (report["format"], report["version"], report["bit_exact"]) == ("accelsim-report", 1, True)
+    assert report["images_checked"] == 20 == len(report["outputs"])
+    assert report["accuracy"] >= 0.95
+    totals, layers = report["totals"], report["layers"]
+    assert totals["cycles"] == sum(layer["cycles"] for layer in layers)
+    assert [layer["name"] for layer in layers] == ["c1", "c3", "c5", "f6", "output"]
+    assert [layer["macs"] for layer in layers] == [117_600, 240_000, 48_000, 10_080, 840]
+    assert totals["macs"] == 416_520
+    assert totals["energy"] == pytest.approx(sum(figure["energy"] for figure in report["energy_by_op"].values()))
+    for figure in report["energy_by_op"].values():
+        assert figure["count"] * figure["bits"] * figure["energy_per_bit"] == pytest.approx(figure["energy"])
+    # Weights (61,470 bytes), input (1,024) and records (16 bytes for each of 236 channels) come in once.
+    assert report["energy_by_op"]["dram.read"]["count"] == 61_470 + 1_024 + 236 * 16
+    assert report["energy_by_op"]["dram.write"]["count"] == 10
+    pes = 256
+    assert report["energy_by_op"]["idle"]["count"] == totals["cycles"] * pes - totals["macs"]
+    assert totals["utilization"] == pytest.approx(totals["macs"] / (totals["cycles"] * pes))
+
+
+def test_ws_takes_5_tiles_for_c1_because_runs_are_never_merged(tmp_path):
+    path = tmp_path / "out.json"
+    assert main(["run", "lenet5_digits", "--json", str(path)]) == 0
+    c1 = json.loads(path.read_text())["layers"][0]
+    # 5 runs of 5 positions, 784 words each; the first load takes R = 16 cycles and the last wave R + C - 2 more.
+    assert c1["array_span_cycles"] == 16 + 5 * 784 + 30
+
+
+@pytest.mark.parametrize(
+    "options, energies",
+    [
+        ([], [115_718_400, 236_160_000, 47_232_000, 3_306_240, 276_240]),
+        (
+            [part for width in WIDTHS for part in ("--quantization-set", f"accumulator_width_bits.{width}")],
+            [115_718_400, 230_400_000, 46_080_000, 3_306_240, 269_440],
+        ),
+    ],
+    ids=["18 bits", "per-layer widths"],
+)
+def test_coursework_energy_table_comes_out_to_the_digit(tmp_path, options, energies):
+    path = tmp_path / "out.json"
+    command = ["run", "lenet5", "--batch", "4", "--energy", "lenet_coursework", "--quantization", "coursework"]
+    assert main([*command, "--set", "accumulator.width_bits=18", *options, "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert [layer["energy"] for layer in report["layers"]] == energies
+    assert report["totals"]["energy"] == sum(energies)
+    assert sum(energies) in (402_692_880, 395_774_080)
+    assert report["energy_by_op"]["mul"]["count"] == 1_411_200 + 2_880_000 + 576_000 + 40_320 + 3_360
+    assert report["energy_by_op"]["add.array"]["count"] == 1_411_200 + 2_880_000 + 576_000 + 40_320 + 3_400
+
+
+def test_compiled_program_simulates_to_what_run_says(capsys, tmp_path, directory):
+    paths = [tmp_path / "run.json", tmp_path / "simulate.json"]
+    assert main(["run", "lenet5_digits", "--hardware", "edge_8x8", "--batch", "2", "--json", str(paths[0])]) == 0
+    assert main(["simulate", str(directory), "--json", str(paths[1])]) == 0
+    first, second = (json.loads(path.read_text()) for path in paths)
+    for key in ("totals", "layers", "energy_by_op", "outputs", "hardware", "bit_exact"):
+        assert first[key] == second[key], key
+
+
+def test_disassembly_assembles_to_the_same_program(capsys, directory):
+    capsys.readouterr()
+    assert main(["disasm", str(directory)]) == 0
+    assert assemble(capsys.readouterr().out) == load_program(directory).instructions
+
+
+def test_one_flipped_weight_bit_is_found_and_located(directory):
+    program, graph = load_compiled(directory)
+    dram = program.dram.copy()
+    weights = next(x for x in program.instructions if getattr(x, "memory", 0) == 1)  # the first LOAD of weights
+    dram[weights.dram_address] ^= 0x40
+    outcome = run_checked(dataclasses.replace(program, dram=dram), graph, input_codes(program))
+    assert outcome.mismatch is not None
+    assert (outcome.mismatch.node, outcome.mismatch.index[2]) == ("s2", 0)  # channel 0 of the pooled C1
+
+
+def test_a_mismatch_is_exit_code_1(capsys, monkeypatch, directory):
+    from accelsim.machine import accelerator
+
+    original = accelerator.post_unit.execute
+
+    def one_bit_off(post, memories, modes):
+        codes = original(post, memories, modes)
+        codes[0, 0] ^= 1
+        return codes
+
+    monkeypatch.setattr(accelerator.post_unit, "execute", one_bit_off)
+    assert main(["simulate", str(directory)]) == 1
+    text = capsys.readouterr().out
+    assert "bit_exact: false" in text
+    assert "first difference: image 0, node s2, (y, x, channel) = (0, 0, 0): expected " in text
+
+
+def test_time_does_not_depend_on_data(directory):
+    program, graph = load_compiled(directory)
+    codes = input_codes(program)
+    rng = np.random.default_rng(7)
+    cycles = {
+        run_checked(program, graph, x).timed.cycles
+        for x in (codes, np.zeros_like(codes), np.full_like(codes, -128), rng.integers(-128, 128, codes.shape))
+    }
+    assert len(cycles) == 1
+
+
+def test_list_names_workloads_and_presets(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in ("lenet5_digits", "lenet5_bias", "default_16x16", "edge_8x8", "lenet_coursework", "affine_subtracted"):
+        assert name in text
+
+
+@pytest.mark.parametrize("preset", ["affine", "affine_subtracted", "uint8", "power_of_two", "bias_in_accumulator"])
+def test_every_quantisation_preset_is_bit_exact(capsys, preset):
+    workload = "lenet5_bias" if preset == "bias_in_accumulator" else "lenet5_digits"
+    assert main(["run", workload, "--data", "digits", "--quantization", preset, "--images", "3"]) == 0
+    assert "bit_exact: true (3 images" in capsys.readouterr().out

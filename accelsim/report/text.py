@@ -77,7 +77,7 @@ def _layers(report: dict[str, Any]) -> list[str]:
         rows.append(
             [
                 layer["name"],
-                "+".join([layer["op"], *("pool" if "pool" in n else n for n in layer["nodes"][1:])]),
+                "+".join([layer["op"], *layer["nodes"][1:]]),
                 f"{layer['cycles']:,}",
                 f"{layer['macs']:,}",
                 f"{100 * layer['utilization']:.1f}",

@@ -16,7 +16,7 @@ from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.errors import InputError
 from accelsim.ir import IntegerGraph, Mac
-from accelsim.isa import Layer, Memory, Modes, Program, TensorRegion, check_program
+from accelsim.isa import Instruction, Layer, Memory, Modes, Program, TensorRegion, check_program
 from accelsim.timing import TIMING_VERSION
 
 
@@ -82,8 +82,18 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
         pieces=tuple(emitter.pieces),
         shapes={operation.result.name: operation.result.output.shape for operation in operations},
     )
+    _check_fields(operations, emitter.instructions)
     check_program(program.instructions, hardware, modes, program.dram.size)
     return program
+
+
+def _check_fields(operations: list[Operation], instructions: list[Instruction]) -> None:
+    """Refuse, by the layer's name, sizes that no instruction can hold: a window of 256 rows, 40,000 channels."""
+    for instruction in instructions:
+        try:
+            instruction.validate()
+        except InputError as error:
+            raise InputError(f"layer {operations[instruction.label].head.name} is too large for {error}") from None
 
 
 def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
@@ -153,15 +163,15 @@ def _largest_group(
 ) -> tuple[int, dict[str, int]]:
     """As many images as fit the activation buffer at once, and the addresses of their tensors."""
     capacity = hardware.activation.memory_bytes
-    for size in range(min(batch, MAX_IMAGES * 8), 0, -1):
-        grown = [Lifetime(name=t.name, size=size * t.size, first=t.first, last=t.last) for t in lifetimes]
-        addresses = place(grown, capacity)
-        if addresses is not None:
-            return size, addresses
+    need = smallest(lifetimes)
+    size = min(batch, MAX_IMAGES * 8, capacity // need)  # addresses grow in proportion to the tensors
+    grown = [Lifetime(name=t.name, size=size * t.size, first=t.first, last=t.last) for t in lifetimes]
+    addresses = place(grown, capacity) if size else None
+    if addresses is not None:
+        return size, addresses
     steps = range(max(tensor.last for tensor in lifetimes) + 1)
     _, step = max((sum(t.size for t in lifetimes if t.first <= k <= t.last), -k) for k in steps)
     alive = [t.name for t in lifetimes if t.first <= -step <= t.last]
-    need = smallest(lifetimes)
     raise InputError(
         f"{graph.name} does not fit: its tensors {', '.join(alive)} live together and need {need} bytes of the "
         f"activation buffer, {capacity} there; use activation.memory_bytes >= {need} or a smaller input"

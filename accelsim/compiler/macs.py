@@ -83,7 +83,7 @@ def emit_mac(
     job = Job(emitter, operation, mac, packed, source, result, images, first_image)
     parts = _parts(job)
     slot: int | None = None
-    for group in _groups(emitter, packed, len(parts) == 1):
+    for group in _groups(job, len(parts) == 1):
         begin = packed.blocks[group[0]].first
         count = packed.blocks[group[-1]].first + packed.blocks[group[-1]].lanes - begin
         # In the order they are needed: COMPUTE's weights and biases, then what POST takes.
@@ -160,9 +160,10 @@ def _parts(job: Job) -> list[Part]:
         if taps * widest > room:
             raise _too_small(job, "weight", 2 * taps * widest)
         return [Part(0, packed.runs.r_count, 0, packed.runs.s_count, 0, 1, 0)]
-    parts = parts_of(packed.runs, hardware.array.rows, room // widest)
+    rows = hardware.array.rows
+    parts = parts_of(packed.runs, rows, room // widest)
     if parts is None:
-        raise _too_small(job, "weight", 2 * hardware.array.rows * widest)
+        raise _too_small(job, "weight", 2 * min(rows, packed.runs.length) * widest)
     return parts
 
 
@@ -174,8 +175,9 @@ def _too_small(job: Job, buffer: str, need: int) -> InputError:
     )
 
 
-def _groups(emitter: Emitter, packed: Packed, whole: bool) -> list[list[int]]:
+def _groups(job: Job, whole: bool) -> list[list[int]]:
     """Consecutive blocks whose weights (where whole blocks are loaded) and records come in one LOAD each."""
+    emitter, packed = job.emitter, job.packed
     room = emitter.hardware.weight.memory_bytes // 2
     most = emitter.most_records if packed.biases is None else emitter.most_records // 2
     groups: list[list[int]] = []
@@ -184,8 +186,9 @@ def _groups(emitter: Emitter, packed: Packed, whole: bool) -> list[list[int]]:
         if block.lanes > most:
             need = 2 * RECORD_BYTES * block.lanes * (1 if packed.biases is None else 2)
             raise InputError(
-                f"a block of {block.lanes} output channels needs {need} bytes of the parameter buffer, "
-                f"{emitter.hardware.parameter.memory_bytes} there; use parameter.memory_bytes >= {need}"
+                f"layer {job.mac.name} does not fit: {block.lanes} output channels at once need {need} bytes of the "
+                f"parameter buffer, {emitter.hardware.parameter.memory_bytes} there; "
+                f"use parameter.memory_bytes >= {need}"
             )
         fits = (not whole or size + packed.sizes[index] <= room) and lanes + block.lanes <= most
         if not groups or not fits:

@@ -50,7 +50,7 @@ def emit_stationary_inputs(
     block = min(columns, batch)
     parts = parts_of(runs_of(layer), rows, room // block)
     if parts is None:
-        need = 2 * rows * block
+        need = 2 * min(rows, inner) * block
         raise InputError(
             f"layer {layer.name} does not fit: two tiles of its inputs need {need} bytes of the weight buffer, "
             f"{hardware.weight.memory_bytes} there; use weight.memory_bytes >= {need}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -252,6 +252,12 @@ def check_integer_graph(graph: IntegerGraph) -> None:
         raise InputError(f"integer graph {graph.name}: the first node must be the input")
     if not 2 <= graph.activation.bits <= 8:
         raise InputError(f"integer graph {graph.name}: activation_bits = {graph.activation.bits} is outside 2..8")
+    for key, value, known in (
+        ("zero_points", graph.zero_points, get_args(ZeroPoints)),
+        ("bias_at", graph.bias_at, get_args(BiasAt)),
+    ):
+        if value not in known:  # anything else would act as the second choice
+            raise InputError(f"integer graph {graph.name}: {key} = {value!r} is not one of {', '.join(known)}")
     seen: set[str] = set()
     for position, node in enumerate(graph.nodes):
         where = f"integer graph {graph.name}: node {node.name}"
@@ -293,6 +299,7 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
         case Mac():
             _check_mac(graph, node, inputs[0], where)
         case MaxPool2d() | AvgPool2d():
+            _check_window(node.kernel, node.stride, node.padding, where)
             shape = (*window_shape(inputs[0], node.kernel, node.stride, node.padding, (1, 1)), inputs[0].channels)
             _need_shape(node, shape, where)
             _need_same_scale(node, inputs[0], where)
@@ -321,10 +328,13 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
 def _check_mac(graph: IntegerGraph, node: Mac, source: TensorType, where: str) -> None:
     channels = node.out_channels
     if isinstance(node, Conv2d):
+        if min(node.groups, *node.dilation) < 1:
+            raise InputError(f"{where}: groups = {node.groups} and dilation = {node.dilation} must be at least 1")
         if node.weight.ndim != 4 or source.channels != node.weight.shape[3] * node.groups or channels % node.groups:
             raise InputError(
                 f"{where}: weight {node.weight.shape} with {node.groups} groups does not fit {source.channels} channels"
             )
+        _check_window(node.kernel, node.stride, node.padding, where)
         shape = (*window_shape(source, node.kernel, node.stride, node.padding, node.dilation), channels)
     else:
         if node.weight.ndim != 2 or node.weight.shape[1] != source.size:
@@ -347,6 +357,15 @@ def _check_mac(graph: IntegerGraph, node: Mac, source: TensorType, where: str) -
     if node.accumulator_width_bits is not None and not 8 <= node.accumulator_width_bits <= 64:
         raise InputError(f"{where}: accumulator_width_bits = {node.accumulator_width_bits} is outside 8..64")
     _check_multiplier(graph, node.multiplier, (channels,), where)
+
+
+def _check_window(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int], where: str
+) -> None:
+    if min(*kernel, *stride) < 1 or min(padding) < 0:
+        raise InputError(
+            f"{where}: window {kernel} and stride {stride} must be at least 1, padding {padding} at least 0"
+        )
 
 
 def _check_multiplier(graph: IntegerGraph, multiplier: Multiplier, shape: tuple[int, ...], where: str) -> None:

@@ -107,11 +107,13 @@ def load_graph(folder: Path) -> IntegerGraph:
             )
         tensors = load_tensors(blob)
         return IntegerGraph(
-            name=data["name"],
-            nodes=tuple(_node_from_json(node, tensors) for node in data["nodes"]),
-            output=data["output"],
-            output_shape=tuple(data["output_shape"]),
-            activation=IntFormat(data["activation"]["bits"], signed=data["activation"]["signed"]),
+            name=_typed(data, "name", str),
+            nodes=tuple(_node_from_json(node, tensors) for node in _typed(data, "nodes", list)),
+            output=_typed(data, "output", str),
+            output_shape=_integers(data, "output_shape"),
+            activation=IntFormat(
+                _typed(data["activation"], "bits", int), signed=_typed(data["activation"], "signed", bool)
+            ),
             requantization=Requantization(
                 **{
                     **data["requantization"],
@@ -122,8 +124,10 @@ def load_graph(folder: Path) -> IntegerGraph:
             zero_points=data["zero_points"],
             bias_at=data["bias_at"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
-        raise InputError(f"{path}: not as written by quantize: {error!r}; quantize again") from None
+    except KeyError as error:
+        raise InputError(f"{path}: not as written by quantize: {error} is missing; quantize again") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError) as error:
+        raise InputError(f"{path}: not as written by quantize: {str(error)[:200]}; quantize again") from None
 
 
 def _digest(data: dict[str, Any]) -> str:
@@ -164,39 +168,72 @@ def _node_to_json(node: Node, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[
     return data
 
 
+_LISTS = {"stride": 2, "padding": 4, "dilation": 2, "kernel": 2, "clip": 2}
+_TYPES: dict[str, type] = {"count_include_pad": bool, "function": str}
+
+
+def _typed(data: dict[str, Any], key: str, kind: type) -> Any:
+    """The value of a key, of exactly this type: true is not an integer, nor is 1.0."""
+    value: Any = data[key]
+    if type(value) is not kind:
+        raise TypeError(f"{key} = {value!r} is not {'an integer' if kind is int else f'of type {kind.__name__}'}")
+    if kind is int and not -(2**31) <= int(value) < 2**31:
+        raise ValueError(f"{key} = {value!r} does not fit 32 bits")
+    return value
+
+
+def _integers(data: dict[str, Any], key: str, count: int | None = None) -> tuple[int, ...]:
+    values = _typed(data, key, list)
+    if count is not None and len(values) != count:
+        raise ValueError(f"{key} = {values!r} does not hold {count} integers")
+    return tuple(_typed({key: value}, key, int) for value in values)
+
+
 def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any]]) -> Node:
-    name = data["name"]
-    kind = _OPS[data["op"]]
-    height, width, channels = data["shape"]
+    name = _typed(data, "name", str)
+    op = _typed(data, "op", str)
+    if op not in _OPS:
+        raise ValueError(f"op = {op!r} is not one of {', '.join(_OPS)}")
+    kind = _OPS[op]
+    height, width, channels = _integers(data, "shape", 3)
     fields: dict[str, Any] = {
         "name": name,
-        "inputs": tuple(data["inputs"]),
-        "source": data["source"],
+        "inputs": tuple(_typed({"inputs": source}, "inputs", str) for source in _typed(data, "inputs", list)),
+        "source": _typed(data, "source", str),
         "output": TensorType(
             height=height,
             width=width,
             channels=channels,
-            scale=float.fromhex(data["scale"]),
-            zero_point=data["zero_point"],
+            scale=float.fromhex(_typed(data, "scale", str)),
+            zero_point=_typed(data, "zero_point", int),
         ),
     }
     for key in _PLAIN:
-        if key in data:
-            fields[key] = tuple(data[key]) if isinstance(data[key], list) else data[key]
+        if key in _LISTS and key in data:
+            fields[key] = _integers(data, key, _LISTS[key])
+        elif key in data:
+            optional = key == "accumulator_width_bits" and data[key] is None
+            fields[key] = None if optional else _typed(data, key, _TYPES.get(key, int))
+
+    def tensor(key: str, dtype: type) -> np.ndarray[Any, np.dtype[np.int64]]:
+        array = tensors[f"{name}.{key}"]
+        if array.dtype != dtype:
+            raise TypeError(f"tensor {name}.{key} is {array.dtype}, not {np.dtype(dtype)}")
+        return array.astype(np.int64)
 
     def multiplier(key: str) -> Multiplier:
         return Multiplier(
-            m0=tensors[f"{name}.{key}.m0"].astype(np.int64),
-            shift=tensors[f"{name}.{key}.shift"].astype(np.int64),
-            real=np.array([float.fromhex(value) for value in data[key]]),
+            m0=tensor(f"{key}.m0", np.int64),
+            shift=tensor(f"{key}.shift", np.int8),
+            real=np.array([float.fromhex(value) for value in _typed(data, key, list)]),
         )
 
     if issubclass(kind, Mac):
-        fields["weight"] = tensors[f"{name}.weight"].astype(np.int64)
-        fields["bias"] = tensors[f"{name}.bias"].astype(np.int64)
+        fields["weight"] = tensor("weight", np.int8)
+        fields["bias"] = tensor("bias", np.int32)
         fields["multiplier"] = multiplier("multiplier")
     elif kind is Add:
         fields["multipliers"] = (multiplier("multiplier0"), multiplier("multiplier1"))
     elif kind is Table:
-        fields["entries"] = tensors[f"{name}.entries"].astype(np.int64)
+        fields["entries"] = tensor("entries", np.int16)
     return kind(**fields)

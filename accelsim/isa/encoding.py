@@ -111,8 +111,10 @@ def from_text(line: str) -> Instruction:
     values: dict[str, int] = {}
     for part in parts:
         name, equals, text = part.partition("=")
-        if name not in names or not equals:
-            raise InputError(f"{mnemonic}: {part!r} is not a field=value{did_you_mean(name, names)}")
+        if name not in names:
+            raise InputError(f"{mnemonic}: unknown field {name!r}{did_you_mean(name, names)}")
+        if not equals:
+            raise InputError(f"{mnemonic}: field {name!r} has no value; write {name}=value")
         if name in values:
             raise InputError(f"{mnemonic}: field {name!r} is given twice")
         values[name] = _parse(mnemonic, name, text)

@@ -213,7 +213,7 @@ def requantize(
             return _fixed_point(acc, m0, shift, how)
         case Scheme.POWER_OF_TWO:
             acc = _wide_enough(acc, _bits(acc) + max(int(np.max(-shift, initial=0)), 0) + 2)
-            return _shift(acc, shift, how.rounding)
+            return shift_right_rounded(acc, shift, how.rounding)
         case Scheme.RECIPROCAL:
             acc = _wide_enough(acc, max(_bits(acc), _bits(m0)) + 2)
             return divide_rounded(acc, m0.astype(acc.dtype), how.rounding)
@@ -232,19 +232,12 @@ def _fixed_point(
     fraction = how.multiplier_bits - 1
     widest_left = max(int(np.max(-shift, initial=0)), 0)
     if how.order == "multiply_first":
-        # Product, left shift, and the doubling of a remainder below 2**62 must all stay inside int64.
-        acc = _wide_enough(acc, max(_bits(acc) + how.multiplier_bits + widest_left + 1, 0))
-        return _shift(acc * m0.astype(acc.dtype), shift + fraction, how.rounding)
+        # The product and its left shift must stay inside int64; rounding does, for shifts up to MAXIMUM_SHIFT.
+        acc = _wide_enough(acc, _bits(acc) + how.multiplier_bits + widest_left + 1)
+        return shift_right_rounded(acc * m0.astype(acc.dtype), shift + fraction, how.rounding)
     acc = _wide_enough(acc, _bits(acc) + how.guard_bits + widest_left + how.multiplier_bits + 1)
-    first = _shift(acc, shift - how.guard_bits, how.rounding)
-    return _shift(first * m0.astype(acc.dtype), np.asarray(fraction + how.guard_bits), how.rounding)
-
-
-def _shift(values: npt.NDArray[Any], shift: npt.NDArray[Any], rounding: Rounding) -> npt.NDArray[Any]:
-    """`shift_right_rounded`; in Python integers where a shift by 62 + guard bits is beyond int64."""
-    if int(np.max(shift, initial=0)) > 62 and values.dtype != object:
-        values = values.astype(object)
-    return shift_right_rounded(values, shift, rounding)
+    first = shift_right_rounded(acc, shift - how.guard_bits, how.rounding)
+    return shift_right_rounded(first * m0.astype(acc.dtype), fraction + how.guard_bits, how.rounding)
 
 
 def _tflite_double(acc: npt.NDArray[Any], m0: npt.NDArray[Any], shift: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -329,8 +322,7 @@ def to_output(
     >>> to_output(np.array([-300, -3, 5, 200]), 2, (2, 127), IntFormat(8), "wrap").tolist()
     [2, 2, 7, -54]
     """
-    # One bit more than either: narrow dtypes and the ends of int64 would overflow.
-    total = _wide_enough(values, max(_bits(values), zero_point.bit_length() + 1) + 1) + zero_point
+    total = _wide_enough(values, _bits(values) + 1) + zero_point  # narrow dtypes and int64's ends would overflow
     low, high = clip
     if overflow == "saturate":
         return np.asarray(np.clip(total, low, high), dtype=np.int64)

@@ -52,10 +52,7 @@ class Adder:
         return fitted
 
     def start(self, value: int, bits: int) -> int:
-        if self.config.saturate_at == "every_add":
-            value = plain_fit(value, bits, self.config.overflow)
-        self.seen.append(value)
-        return value
+        return plain_fit(value, bits, self.config.overflow) if self.config.saturate_at == "every_add" else value
 
 
 def plain_operand(c: Compute, config: GridConfig, activation: list[int], word: tuple[int, ...], tap: tuple[int, ...]):
@@ -100,9 +97,10 @@ def plain_compute(
         for n in range(c.lanes):
             total, start_bits = 0, psum_bits if c.output_stationary else c.width
             if c.start == Start.ACCUMULATE:
-                total = adder.start(cell[n], start_bits)
+                total = adder.start(cell[n], start_bits) if c.output_stationary else cell[n]
             elif c.start == Start.BIAS:
                 total = adder.start(bias[c.param + n], start_bits)
+                adder.seen.append(total)
             for q in range(len(runs)):
                 if c.output_stationary:
                     for lane in range(c.run_bytes):
@@ -462,6 +460,15 @@ def test_the_bypass_replaces_only_the_lanes_being_written():
     grid = case.run()
     assert grid.issue == [0, 2, 4]
     check_bits(case, grid, "bypass")
+
+
+def test_a_stored_sum_wider_than_the_instruction_is_added_as_it_is():
+    case = chain(gemm(np.array([[-100]]), np.array([[1]]), 1), {"start": 1, "width": 8})
+    case.accumulators[0, 0] = 200  # fits the memory; 8 bits would make it 127
+    grid = case.run()
+    assert grid.accumulators[0, 0] == 200 - 100
+    check_bits(case, grid, "wider")
+    check_machine(case, grid, "wider")
 
 
 def test_a_load_takes_r_cycles_however_short_the_tile():

@@ -174,10 +174,11 @@ _TYPES: dict[str, type] = {"count_include_pad": bool, "function": str}
 
 def _typed(data: dict[str, Any], key: str, kind: type) -> Any:
     """The value of a key, of exactly this type: true is not an integer, nor is 1.0."""
-    value: Any = data[key]
-    if type(value) is not kind:
+    value = data[key]
+    given: type = type(value)
+    if given is not kind:
         raise TypeError(f"{key} = {value!r} is not {'an integer' if kind is int else f'of type {kind.__name__}'}")
-    if kind is int and not -(2**31) <= int(value) < 2**31:
+    if kind is int and not -(2**31) <= value < 2**31:
         raise ValueError(f"{key} = {value!r} does not fit 32 bits")
     return value
 

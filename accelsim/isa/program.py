@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class TensorRegion:
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.batch * int(np.prod(self.shape))
+        return self.batch * math.prod(self.shape)
 
     def slice(self) -> slice:
         """Where the region lies in the DRAM image."""
@@ -222,7 +223,10 @@ def load_program(folder: Path) -> Program:
         raise InputError(f"{path}: its digest does not match its contents; the file was altered, compile it again")
     image = _vouched(folder / "dram.bin", image_hash)
     metadata = _vouched(folder / "program.json", metadata_hash)
-    instructions = decode_all(code)
+    try:
+        instructions = decode_all(code)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; compile it again") from None
     if len(instructions) != count:
         raise InputError(f"{path}: holds {len(instructions)} instructions, its header says {count}")
     try:
@@ -252,6 +256,10 @@ def _from_metadata(
     hardware = hardware_from_dict(data["hardware"], str(path.with_name("program.json")))
     if hardware.fingerprint() != fingerprint:
         raise InputError(f"{path}: was compiled for another machine than program.json describes; compile it again")
+    layers = tuple(Layer(**{**layer, "nodes": tuple(layer["nodes"])}) for layer in data["layers"])
+    highest = max((instruction.label for instruction in instructions), default=-1)
+    if highest >= len(layers):
+        raise ValueError(f"instructions name layer {highest}, there are {len(layers)}")
     return Program(
         name=data["name"],
         instructions=instructions,
@@ -259,16 +267,22 @@ def _from_metadata(
         hardware=hardware,
         timing_version=timing,
         dram=np.frombuffer(image, dtype=np.uint8),
-        input=_region(data["input"]),
-        output=_region(data["output"]),
-        layers=tuple(Layer(**{**layer, "nodes": tuple(layer["nodes"])}) for layer in data["layers"]),
+        input=_region(data["input"], len(image)),
+        output=_region(data["output"], len(image)),
+        layers=layers,
         pieces=tuple(Piece(**dict(zip(_PIECE_FIELDS, piece, strict=True))) for piece in data["pieces"]),
         shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
     )
 
 
-def _region(data: dict[str, Any]) -> TensorRegion:
-    return TensorRegion(**{**data, "shape": tuple(data["shape"]), "output_shape": tuple(data["output_shape"])})
+def _region(data: dict[str, Any], image_bytes: int) -> TensorRegion:
+    region = TensorRegion(**{**data, "shape": tuple(data["shape"]), "output_shape": tuple(data["output_shape"])})
+    numbers = (region.address, region.batch, region.block, *region.shape)
+    if not all(type(number) is int and number >= 0 for number in numbers) or len(region.shape) != 3:
+        raise ValueError(f"region of {region.node}: {numbers} are not sizes")
+    if region.size < 1 or region.address + region.size > image_bytes:
+        raise ValueError(f"region of {region.node}: does not lie in the DRAM image of {image_bytes} bytes")
+    return region
 
 
 _PIECE_FIELDS = tuple(Piece.__dataclass_fields__)

@@ -30,6 +30,7 @@ def execute(
         _cuts(compute, hardware),
         arithmetic,
         start=_start(compute, memories, words),
+        resumed=compute.start == Start.ACCUMULATE,
         final=bool(compute.last),
         statistics=statistics,
     )

@@ -662,7 +662,8 @@ class _Grid:
             word[: compute.lanes] = self.memory[compute.acc_base + tile.first_word + row, : compute.lanes]
         if self.config.saturate_at == "every_add":
             word = self._fit(word, *_limits(self._psum_bits(compute)))
-        self._see(word[: compute.lanes])
+        if compute.start == Start.BIAS:  # a resumed sum was seen when it was made
+            self._see(word[: compute.lanes])
         return word
 
     def _shift_preload(self, start: Int64, hops: Int64, used: Bool) -> None:
@@ -800,8 +801,6 @@ class _Grid:
         operand = self.memory[address].copy()
         if written is not None and self.pipe_address == address:  # the one-entry bypass, lane by lane
             operand[: written.size] = written
-        if tile.first:
-            self._see(operand[: compute.lanes])
         return operand
 
     def _read_bias(self, compute: Compute) -> Int64:

@@ -151,10 +151,11 @@ def accumulate(
         w: (K, N) integers, at most 9 bits signed.
         cuts: chunks partitioning range(K), from `chunks`.
         arithmetic: widths, overflow, saturate_at, and whether chunks start from 0.
-        start: (M, N) or (N,) values the sums start from, fitted first (to the psum's width in os, where they enter
-            the PE's register, else to the accumulator's); None is 0. Fitting a start value is not an addition.
-        resumed: whether `start` holds what an earlier call returned (a K split over several calls), which that
-            call's statistics have seen.
+        start: (M, N) or (N,) values the sums start from; None is 0. A bias is fitted first, to the psum's width in os,
+            where it enters the PE's register, else to the accumulator's. Fitting is not an addition.
+        resumed: whether `start` is what the accumulator memory holds from an earlier call (a K split over several
+            calls), whose statistics have seen it. In os it enters the PE's register as a bias does; else the memory's
+            adder takes it as it is, even if it was stored with a larger width.
         final: whether this call ends the sum; "end" sums are fitted then, and exact before.
         statistics: updated in place where given. Proving that nothing overflows is cheaper than counting, so
             ask only where the figures are wanted.
@@ -207,7 +208,7 @@ def _sum(
     if start is not None:
         holds = np.int64 if np.can_cast(start.dtype, np.int64) else object
         begin = np.broadcast_to(start.astype(holds), begin.shape)
-        if every:
+        if every and not (resumed and arithmetic.splits_chunks):
             width = arithmetic.width_bits if arithmetic.splits_chunks else arithmetic.psum_bits
             begin = fit(begin, width, overflow)
     if not begin.size:

@@ -29,6 +29,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
 
 
 def build(model: type[M], data: dict[str, Any], source: str) -> M:
@@ -48,16 +50,12 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None
     if not equals or not all(path):
         raise InputError(f"--set {assignment}: must be section.key=value, for example array.dataflow=os")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+        (value,) = tomllib.loads(f"value = {text.strip()}").values()  # and nothing behind a line break
+    except (ValueError, RecursionError):
         value = text.strip()
     here = data
     kind: type[BaseModel] | None = model
-    free = False  # inside a section whose keys the user chooses, such as accumulator_width_bits
     for depth, part in enumerate(path):
-        if free:
-            here[part] = value
-            return
         known = list(kind.model_fields) if kind else []
         if part not in known:
             where = ".".join(path[: depth + 1])
@@ -66,7 +64,6 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None
         assert kind is not None
         annotation = kind.model_fields[part].annotation
         kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-        free = get_origin(annotation) is dict and depth == len(path) - 2
         if depth == len(path) - 1:
             if kind is not None:
                 raise InputError(
@@ -78,28 +75,36 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None
             inner = here.setdefault(part, {})
             if not isinstance(inner, dict):
                 raise InputError(f"--set {assignment}: {part!r} holds a value, not keys")
+            if get_origin(annotation) is dict:  # the user's own keys, such as names of layers, which may hold dots
+                inner[".".join(path[depth + 1 :])] = value
+                return
             here = inner
 
 
 def _first_line(model: type[Section], error: ValidationError, source: str) -> str:
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
+    errors = error.errors(include_url=False)
+    # A mistyped key is both unknown and missing; the unknown one says what was typed.
+    unknown = [one for one in errors if one["type"] == "extra_forbidden"] if errors[0]["type"] == "missing" else []
+    first = (unknown or errors)[0]
+    section, key = _split(first["loc"])
     kind, message, given = first["type"], str(first["msg"]), first.get("input")
-    section, key = location[:-1], location[-1] if location else ""
+    context = first.get("ctx", {})
     where = f"{source} [{'.'.join(section)}]" if section else source
+    said = f"{where}: {key} = {_short(given)}"
     match kind:
         case "extra_forbidden":
             known = _keys_at(model, section)
             hint = did_you_mean(key, known) or f"; known here: {', '.join(known)}"
             return f"{where}: unknown key {key!r}{hint}"
         case "missing":
+            if _keys_at(model, [*section, key]):
+                return f"{source}: section [{'.'.join([*section, key])}] is missing; add it"
             return f"{where}: key {key!r} is missing; add it"
         case "value_error":
             text = message.removeprefix("Value error, ")
-            return f"{source} [{'.'.join(location)}]: {text}" if location else f"{source}: {text}"
+            return f"{source} [{'.'.join([*section, key])}]: {text}" if key else f"{source}: {text}"
         case "literal_error" | "enum":
-            expected = str(first.get("ctx", {}).get("expected", ""))
-            return f"{where}: {key} = {given!r} is not one of {expected}; choose one of them"
+            return f"{said} is not one of {context.get('expected', '')}; choose one of them"
         case "greater_than_equal" | "less_than_equal" | "greater_than" | "less_than":
             word = {
                 "greater_than_equal": "at least",
@@ -107,13 +112,30 @@ def _first_line(model: type[Section], error: ValidationError, source: str) -> st
                 "greater_than": "above",
                 "less_than": "below",
             }[kind]
-            limit = next(iter(first.get("ctx", {}).values()))
-            return f"{where}: {key} = {given!r} must be {word} {limit}"
+            return f"{said} must be {word} {next(iter(context.values()))}"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{where}: {key} = {_short(given)} must be a table of keys" if key else f"{source}: must hold keys"
+            return f"{said} must be a table of keys" if key else f"{source}: must hold keys"
+        case "int_type":
+            return f"{said} must be an integer, written without quotes or a point"
+        case "bool_type":
+            return f"{said} must be true or false, written without quotes"
+        case "string_type":
+            return f"{said} must be text in quotes"
+        case "tuple_type" | "list_type":
+            return f"{said} must be an array in brackets, such as [{_short(given)}]"
+        case "string_too_short" | "string_too_long":
+            return f"{said} {message.replace('String should', 'must')}"
         case _:
             rule = message[0].lower() + message[1:]
-            return f"{where}: {key} = {_short(given)}: {rule}"
+            return f"{said}: {rule}"
+
+
+def _split(location: tuple[int | str, ...]) -> tuple[list[str], str]:
+    """Sections and key; an element of an array belongs to its key: ``dataflows[1]``."""
+    parts, index = list(location), ""
+    while len(parts) > 1 and isinstance(parts[-1], int):
+        index = f"[{parts.pop()}]{index}"
+    return [str(part) for part in parts[:-1]], f"{parts[-1]}{index}" if parts else ""
 
 
 def _keys_at(model: type[BaseModel], section: Iterable[str]) -> list[str]:
@@ -125,5 +147,5 @@ def _keys_at(model: type[BaseModel], section: Iterable[str]) -> list[str]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)  # as TOML writes it
     return text if len(text) <= 60 else text[:57] + "..."

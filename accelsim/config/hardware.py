@@ -77,7 +77,7 @@ class Hardware(Section):
     """
 
     name: str = Field("custom", min_length=1, max_length=200)
-    clock_mhz: float = Field(gt=0, le=100_000)
+    clock_mhz: float = Field(gt=0, le=100_000, allow_inf_nan=False)
     array: ArraySection
     accumulator: AccumulatorSection
     activation: BufferSection

@@ -68,7 +68,6 @@ class QuantizationScheme(Section):
     accumulators.
     """
 
-    name: str = "int8"
     activation: ActivationScheme = ActivationScheme()
     weight: WeightScheme = WeightScheme()
     requantization: RequantizationScheme = RequantizationScheme()
@@ -102,13 +101,7 @@ class QuantizationScheme(Section):
 
 def load_quantization(name_or_path: str | Path, overrides: list[str] | None = None) -> QuantizationScheme:
     """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``."""
-    path = find_preset("quantization", name_or_path)
-    data: dict[str, Any] = read_toml(path)
-    data.setdefault("name", path.stem)
+    data: dict[str, Any] = read_toml(find_preset("quantization", name_or_path))
     for assignment in overrides or []:
         set_key(data, assignment, QuantizationScheme)
-    return build(QuantizationScheme, data, _shown(name_or_path))
-
-
-def _shown(name_or_path: str | Path) -> str:
-    return str(name_or_path)
+    return build(QuantizationScheme, data, str(name_or_path))

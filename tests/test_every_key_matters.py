@@ -1,0 +1,168 @@
+"""Every key of a hardware file and of a quantisation file changes some result: a number, a bit or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+
+from accelsim.compiler import compile_graph
+from accelsim.config import Hardware, QuantizationScheme, load_hardware, load_quantization
+from accelsim.energy import load_energy
+from accelsim.errors import InputError
+from accelsim.ir import (
+    FloatActivation,
+    FloatAvgPool2d,
+    FloatConv2d,
+    FloatFlatten,
+    FloatGraph,
+    FloatInput,
+    FloatLinear,
+    FloatMaxPool2d,
+    IntegerGraph,
+    quantize_input,
+)
+from accelsim.pipeline import run_checked
+from accelsim.report import build_report, price
+
+pytest.importorskip("torch")
+
+# A change of each key from the small machine below, beside it what has to be set for the key to be legal or in use.
+HARDWARE: dict[str, list[str]] = {
+    "name": ["name=other"],
+    "clock_mhz": ["clock_mhz=100.0"],
+    "array.rows": ["array.rows=4"],
+    "array.columns": ["array.columns=4"],
+    "array.dataflow": ["array.dataflow=os"],
+    "array.psum_bits": ["array.psum_bits=10"],
+    "accumulator.width_bits": ["accumulator.width_bits=16"],
+    "accumulator.memory_bytes": ["accumulator.memory_bytes=512"],
+    "accumulator.overflow": ["accumulator.overflow=wrap"],
+    "accumulator.saturate_at": ["accumulator.saturate_at=end"],
+    "activation.memory_bytes": ["activation.memory_bytes=600"],
+    "weight.memory_bytes": ["weight.memory_bytes=300"],
+    "parameter.memory_bytes": ["parameter.memory_bytes=256"],
+    "table.memory_bytes": ["table.memory_bytes=65536"],
+    "dram.bandwidth_bytes_per_cycle": ["dram.bandwidth_bytes_per_cycle=8"],
+    "dram.latency_cycles": ["dram.latency_cycles=7"],
+    "dram.memory_bytes": ["dram.memory_bytes=1024"],
+    "supports.dataflows": ["supports.dataflows=['os']"],
+    "supports.overflows": ["supports.overflows=['wrap']"],
+    "supports.saturate_at": ["supports.saturate_at=['end']"],
+    "supports.zero_points": ["supports.zero_points=['subtracted']"],
+    "supports.bias_at": ["supports.bias_at=['accumulator']"],
+    "supports.schemes": ["supports.schemes=['power_of_two']"],
+    "supports.roundings": ["supports.roundings=['floor']"],
+}
+QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs, the change)
+    "activation.bits": ([], ["activation.bits=6"]),
+    "activation.signed": (["activation.symmetric=false"], ["activation.signed=false"]),
+    "activation.symmetric": ([], ["activation.symmetric=false"]),
+    "weight.bits": ([], ["weight.bits=5"]),
+    "weight.symmetric": (["zero_points=subtracted", "weight.granularity=tensor"], ["weight.symmetric=false"]),
+    "weight.granularity": ([], ["weight.granularity=tensor"]),
+    "weight.full_range": ([], ["weight.full_range=true"]),
+    "requantization.scheme": ([], ["requantization.scheme=reciprocal"]),
+    "requantization.rounding": ([], ["requantization.rounding=floor"]),
+    "requantization.multiplier_bits": ([], ["requantization.multiplier_bits=8"]),
+    "requantization.order": (["requantization.rounding=floor"], ["requantization.order=shift_first"]),
+    "requantization.guard_bits": (["requantization.order=shift_first"], ["requantization.guard_bits=9"]),
+    "requantization.output_overflow": (["activation.bits=4"], ["requantization.output_overflow=wrap"]),
+    "zero_points": (["activation.symmetric=false"], ["zero_points=subtracted"]),
+    "bias_at": ([], ["bias_at=accumulator"]),
+    "accumulator_width_bits": ([], ["accumulator_width_bits.conv=10"]),
+}
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of every leaf."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[FloatGraph, np.ndarray]:
+    """conv -> tanh -> max pool -> conv -> average pool -> flatten -> linear, on 12x12 images of 3 channels."""
+    rng = np.random.default_rng(5)
+
+    def conv(name: str, source: str, channels: int, inputs: int, size: int) -> FloatConv2d:
+        return FloatConv2d(
+            name=name,
+            inputs=(source,),
+            shape=(channels, size, size),
+            weight=rng.normal(0, 0.6, (channels, inputs, 3, 3)),
+            bias=rng.normal(0, 0.5, channels),
+            stride=(1, 1),
+            padding=(1, 1, 1, 1),
+            dilation=(1, 1),
+            groups=1,
+        )
+
+    def pool(kind: type[Any], name: str, source: str, shape: tuple[int, int, int], **more: Any) -> Any:
+        zero = (0, 0, 0, 0)
+        return kind(name=name, inputs=(source,), shape=shape, kernel=(2, 2), stride=(2, 2), padding=zero, **more)
+
+    graph = FloatGraph(
+        "keys",
+        (
+            FloatInput(name="input", inputs=(), shape=(3, 12, 12)),
+            conv("conv", "input", 10, 3, 12),
+            FloatActivation(name="tanh", inputs=("conv",), shape=(10, 12, 12), kind="tanh"),
+            pool(FloatMaxPool2d, "max", "tanh", (10, 6, 6)),
+            conv("conv2", "max", 12, 10, 6),
+            pool(FloatAvgPool2d, "mean", "conv2", (12, 3, 3), count_include_pad=True),
+            FloatFlatten(name="flat", inputs=("mean",), shape=(108,)),
+            FloatLinear(name="end", inputs=("flat",), shape=(9,), weight=rng.normal(0, 1, (9, 108)), bias=None),
+        ),
+        "end",
+    )
+    return graph, rng.normal(0, 1, (16, 3, 12, 12))
+
+
+def integer_graph(network: tuple[FloatGraph, np.ndarray], overrides: list[str]) -> IntegerGraph:
+    from accelsim.quantization import quantize
+
+    return quantize(*network, load_quantization("int8", overrides))
+
+
+def result(graph: IntegerGraph, network: tuple[FloatGraph, np.ndarray], overrides: list[str]) -> object:
+    """Everything a run reports, or the refusal. 13-bit accumulators, so that modes of overflow show."""
+    base = ["accumulator.width_bits=13", "parameter.memory_bytes=512"]
+    try:
+        hardware = load_hardware("edge_8x8", [*base, *overrides])
+        program = compile_graph(graph, hardware, 2)
+        outcome = run_checked(program, graph, quantize_input(graph, network[1][:2]))
+        assert outcome.mismatch is None
+        report = build_report(outcome, graph, price(outcome, graph, load_energy("horowitz_45nm")))
+    except InputError as error:
+        return str(error)
+    if overrides and not overrides[0].startswith(("name=", "clock_mhz=")):
+        report["hardware"] = None  # that a file is echoed is no effect
+    else:
+        report["hardware"] = {key: report["hardware"][key] for key in ("name", "clock_mhz")}
+    return report
+
+
+@pytest.mark.parametrize("key", list(keys(Hardware)))
+def test_every_hardware_key_changes_some_result(network, key):
+    graph = integer_graph(network, [])
+    plain, changed = result(graph, network, []), result(graph, network, HARDWARE[key])
+    assert isinstance(plain, dict)
+    if isinstance(changed, dict) and changed["hardware"] is None:
+        plain = {**plain, "hardware": None}
+    assert plain != changed
+
+
+@pytest.mark.parametrize("key", list(keys(QuantizationScheme)))
+def test_every_quantisation_key_changes_some_result(network, key):
+    needed, change = QUANTIZATION[key]
+    plain, changed = (result(integer_graph(network, sets), network, []) for sets in (needed, [*needed, *change]))
+    assert isinstance(plain, dict)
+    assert isinstance(changed, dict)
+    assert plain["outputs"] != changed["outputs"] or plain["layers"] != changed["layers"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from accelsim.config import QuantizationScheme
 from accelsim.errors import InputError, did_you_mean
-from accelsim.ir import IntegerGraph, Mac, evaluate, load_graph, save_graph
+from accelsim.ir import IntegerGraph, Mac, evaluate, largest_sum, load_graph, save_graph
 from accelsim.isa import Instruction, Program, load_program
 from accelsim.machine import Accelerator, Observer, Run
 from accelsim.numerics import Arithmetic, quantize
@@ -341,11 +341,5 @@ def input_codes(program: Program) -> Int64:
 def proved_overflow_free(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> bool:
     """Whether the weights' l1 norm proves that no addition of a layer can overflow, whatever the input."""
     layer = arithmetic.at_width(node.accumulator_width_bits)
-    tensor = graph.by_name[node.inputs[0]].output
-    low, high = graph.activation.limits
-    shift = tensor.zero_point if graph.zero_points == "subtracted" else 0
-    largest = max(abs(low - shift), abs(high - shift))
-    weight = node.weight - (node.weight_zero_point if graph.zero_points == "subtracted" else 0)
-    l1 = np.abs(weight.reshape(node.out_channels, -1)).sum(axis=1)
-    bias = np.abs(node.bias) if graph.bias_at == "accumulator" else 0
-    return bool(np.max(l1 * largest + bias) < 1 << (layer.psum_bits - 1))
+    bias = int(np.abs(node.bias).max()) if graph.bias_at == "accumulator" else 0
+    return largest_sum(graph, node) + bias < 1 << (layer.psum_bits - 1)

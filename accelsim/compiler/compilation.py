@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from accelsim.compiler.allocation import DramImage, Lifetime, place, smallest
 from accelsim.compiler.elementwise import emit_elementwise
 from accelsim.compiler.emission import MAX_IMAGES, Emitter, Place
@@ -15,8 +17,9 @@ from accelsim.compiler.stationary_inputs import check_swappable, emit_stationary
 from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, Mac
+from accelsim.ir import IntegerGraph, Mac, largest_sum
 from accelsim.isa import Instruction, Layer, Memory, Modes, Program, TensorRegion, check_program
+from accelsim.numerics import Rounding
 from accelsim.timing import TIMING_VERSION
 
 
@@ -112,12 +115,27 @@ def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
                 f"{', '.join(map(repr, allowed)) or 'nothing'}; quantize with one of them or use another machine"
             )
     for node in graph.nodes:
+        if isinstance(node, Mac) and graph.requantization.rounding is Rounding.TFLITE_DOUBLE:
+            _check_int32(graph, node, hardware)
         if isinstance(node, Mac) and (node.accumulator_width_bits or 0) > hardware.accumulator.width_bits:
             raise InputError(
                 f"layer {node.name}: accumulator_width_bits = {node.accumulator_width_bits} exceeds "
                 f"accumulator.width_bits = {hardware.accumulator.width_bits} of machine {hardware.name}; lower one or "
                 "raise the other"
             )
+
+
+def _check_int32(graph: IntegerGraph, node: Mac, hardware: Hardware) -> None:
+    """tflite_double takes int32: refuse a layer whose accumulator plus bias is not proved to fit."""
+    width = node.accumulator_width_bits or hardware.accumulator.width_bits
+    bias = int(np.abs(node.bias).max())
+    in_ppu = graph.bias_at == "ppu"
+    largest = min(1 << (width - 1), largest_sum(graph, node) + (0 if in_ppu else bias)) + (bias if in_ppu else 0)
+    if largest > (1 << 31) - (in_ppu and bias > 0):  # without a bias, -2**31 is the accumulator's own limit
+        raise InputError(
+            f"layer {node.name}: sums may reach {largest}, beyond the int32 that rounding = 'tflite_double' takes; "
+            "use accumulator.width_bits <= 32 with bias_at = 'accumulator', or another rounding"
+        )
 
 
 def _emit_groups(

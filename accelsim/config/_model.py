@@ -123,8 +123,6 @@ def _first_line(model: type[Section], error: ValidationError, source: str) -> st
             return f"{said} must be text in quotes"
         case "tuple_type" | "list_type":
             return f"{said} must be an array in brackets, such as [{_short(given)}]"
-        case "string_too_short" | "string_too_long":
-            return f"{said} {message.replace('String should', 'must')}"
         case _:
             rule = message[0].lower() + message[1:]
             return f"{said}: {rule}"

@@ -30,6 +30,7 @@ from accelsim.ir.integer_graph import (
     Table,
     TensorType,
     check_integer_graph,
+    largest_sum,
     mac_chunks,
 )
 from accelsim.ir.reference import Evaluation, PartialSums, evaluate, quantize_input
@@ -66,6 +67,7 @@ __all__ = [
     "check_float_graph",
     "check_integer_graph",
     "evaluate",
+    "largest_sum",
     "load_graph",
     "mac_chunks",
     "quantize_input",

@@ -246,6 +246,16 @@ def mac_chunks(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> list[r
     )
 
 
+def largest_sum(graph: IntegerGraph, node: Mac) -> int:
+    """A magnitude no partial sum of products of a layer can exceed, whatever the input: the weights' l1 bound."""
+    low, high = graph.activation.limits
+    subtract = graph.zero_points == "subtracted"
+    zero = graph.by_name[node.inputs[0]].output.zero_point if subtract else 0
+    weight = node.weight - node.weight_zero_point if subtract else node.weight
+    l1 = np.abs(weight.reshape(node.out_channels, -1)).sum(axis=1)
+    return int(l1.max()) * max(abs(low - zero), abs(high - zero))
+
+
 def check_integer_graph(graph: IntegerGraph) -> None:
     """Legality rules; raise `InputError` naming graph, node and rule. Run when a graph is made, so after every pass."""
     if not graph.nodes or not isinstance(graph.nodes[0], Input):

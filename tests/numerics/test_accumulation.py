@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerics import oracle
 
 from accelsim.numerics import Arithmetic, PsumStatistics, accumulate, accumulate_lanes, accumulation, chunks, fit
-from tests.numerics import oracle
 
 UNHURRIED = settings(deadline=None)  # other tests may hold the core
 
@@ -328,6 +328,19 @@ def test_resumed_sum_s_stored_value_is_not_seen_again():
     assert stored.tolist() == [[-126]]
     accumulate(x[:, 2:], w[2:], [range(1)], how, start=stored, resumed=True, statistics=split)
     assert split == whole == PsumStatistics(overflows=1, minimum=-76, maximum=130)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_resumed_sum_stored_at_a_larger_width_enters_the_memory_s_adder_as_it_is(statistics):
+    x, w, stored = np.array([[-100]]), np.array([[1]]), np.array([[300]])
+    # ws: 300 - 100 = 200, an addition that overflows 8 bits. Fitted first, 127 - 100 = 27 would not.
+    how, seen = arithmetic(8), PsumStatistics() if statistics else None
+    assert accumulate(x, w, [range(1)], how, start=stored, resumed=True, statistics=seen).tolist() == [[127]]
+    assert seen is None or figures(seen) == (1, -100, 200)
+    # os: the PE's register has 8 bits, so 300 enters as 127; 127 - 100 = 27.
+    how, seen = arithmetic(8, dataflow="os"), PsumStatistics() if statistics else None
+    assert accumulate(x, w, [range(1)], how, start=stored, resumed=True, statistics=seen).tolist() == [[27]]
+    assert seen is None or figures(seen) == (0, 27, 27)
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "os"])

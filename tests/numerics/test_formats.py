@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numerics import oracle
 
 from accelsim.numerics import FixedPointFormat, IntFormat, fit, quantize
-from tests.numerics import oracle
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 UNHURRIED = settings(deadline=None)  # other tests may hold the core

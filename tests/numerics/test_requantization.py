@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numerics import oracle
 
 from accelsim.numerics import (
     SINGLE_ROUNDINGS,
@@ -22,7 +23,6 @@ from accelsim.numerics import (
     requantize,
     to_output,
 )
-from tests.numerics import oracle
 
 INT32_ENDS = [-(2**31), -(2**31) + 1, -(2**30) - 1, -(2**30), 2**30 - 1, 2**30, 2**31 - 2, 2**31 - 1]
 INT64_ENDS = [-(2**63), -(2**63) + 1, -(2**53) - 1, 2**24 + 1, 2**53 + 1, 2**62, 2**63 - 513, 2**63 - 1]
@@ -39,7 +39,7 @@ SPECIAL = [0.2, 1 / 3, 3.0, 5e-324, 2.2250738585072014e-308, 2.225073858507201e-
 MULTIPLIERS = [m for m in (*POWERS, *NEIGHBOURS, *DENSE, *AROUND_ONE, *SPECIAL) if 0 < m < math.inf]
 
 
-def every_way(bits=(8, 9, 16, 32), guards=(0, 1, 5, 16)) -> list[Requantization]:
+def every_way(bits=(8, 13, 32), guards=(0, 1, 16)) -> list[Requantization]:
     """All legal combinations of scheme, rounding, order, multiplier width and guard bits."""
     ways = [Requantization(scheme=Scheme.FIXED_POINT, rounding=Rounding.TFLITE_DOUBLE)]
     for rounding in SINGLE_ROUNDINGS:
@@ -255,7 +255,7 @@ def test_every_8_bit_value_by_typical_multipliers(how):
 def test_every_6_bit_value_by_every_shift_with_smallest_middle_and_largest_m0(rounding, order, guard):
     how = Requantization(scheme=Scheme.FIXED_POINT, rounding=rounding, multiplier_bits=8, order=order, guard_bits=guard)
     values = np.arange(-32, 32)
-    for m0, n in itertools.product((64, 65, 97, 127), range(-31 - 7, 62 - 7 + 1)):
+    for m0, n in itertools.product((64, 97, 127), range(-31 - 7, 62 - 7 + 1)):
         result = requantize(values, m0, n, how)
         assert result.tolist() == [expected(v, m0, n, how) for v in values], (m0, n)
 
@@ -400,7 +400,7 @@ def test_float32_rounds_the_accumulator_before_it_multiplies():
 
 @pytest.mark.parametrize("rounding", SINGLE_ROUNDINGS)
 @pytest.mark.parametrize("scheme", [Scheme.FLOAT32, Scheme.FLOAT64])
-@UNHURRIED
+@settings(UNHURRIED, max_examples=50)
 @given(INT64, st.integers(1, 0x7F7FFFFF) | st.floats(2.0**-30, 2.0).map(lambda m: int(np.float32(m).view(np.int32))))
 @example(2**24 + 1, 0x3F800000)
 @example(-1, 1)

@@ -1,0 +1,166 @@
+"""The pages: every example is run, every link leads somewhere, every documented field is there."""
+
+from __future__ import annotations
+
+import doctest
+import hashlib
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import GraphMaker
+from safetensors.numpy import load_file
+
+from accelsim.compiler import compile_graph
+from accelsim.config import load_hardware
+from accelsim.energy import load_energy
+from accelsim.ir import OP_NAMES, save_graph
+from accelsim.isa import Modes, Piece
+from accelsim.isa.modes import MODES_BYTES
+from accelsim.isa.program import HEADER
+from accelsim.numerics import SINGLE_ROUNDINGS, IntFormat, Requantization, Rounding, Scheme
+from accelsim.pipeline import run_checked
+from accelsim.report import build_report, price
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples(page: Path) -> str:
+    """The page with everything but its Python examples blanked, so that line numbers stay."""
+    kept, inside = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        fence = line.startswith("```")
+        if fence:
+            inside = line == "```python"
+        kept.append(line if inside and not fence else "")
+    return "\n".join(kept) + "\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_a_page_give_what_it_says(page):
+    test = doctest.DocTestParser().get_doctest(examples(page), {}, page.name, str(page), 0)
+    failures: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF)
+    runner.run(test, out=failures.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(failures)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_are_relative_and_lead_to_a_file(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert not target.startswith("/"), target
+            assert (page.parent / target).exists(), f"{page.name}: {target} is not there"
+
+
+# --- docs/formats.md against what is written ---------------------------------------------------------------
+
+FORMATS = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the table of docs/formats.md whose heading row begins with `heading`."""
+    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", FORMATS, re.MULTILINE)
+    assert found, heading
+    return [[cell.strip() for cell in line.strip("|").split(" |")] for line in found[1].splitlines()]
+
+
+def keys(heading: str) -> set[str]:
+    return {key for row in table(heading) for key in re.findall(r"`(\w+)`", row[0])}
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    """A graph with every kind of node, compiled and run."""
+    maker = GraphMaker(np.random.default_rng(3), Requantization(scheme=Scheme.FIXED_POINT, rounding=Rounding.HALF_EVEN))
+    source = maker.input(6, 6, 3)
+    left = maker.clip(maker.conv(source, 4, (3, 3), padding=(1, 1, 1, 1)))
+    right = maker.table(maker.conv(source, 4, (1, 1)))
+    pooled = maker.pool(maker.sum(left, right), "max", (2, 2), (2, 2))
+    maker.linear(maker.pool(pooled, "avg", (3, 3), (1, 1)), 5)
+    graph = maker.graph()
+    program = compile_graph(graph, load_hardware("edge_8x8"), 2)
+    return graph, run_checked(program, graph, maker.codes(2))
+
+
+def test_header_table_is_the_header_and_fills_it():
+    kinds = {"magic": "8s", "ISA version": "H", "timing version": "H", "instructions": "I"}
+    offset = 0
+    for row in table("offset"):
+        assert int(row[0]) == offset, row
+        if row[2] in kinds:
+            assert struct.calcsize("<" + kinds[row[2]]) == int(row[1])
+        offset += int(row[1])
+    assert offset == HEADER.size
+    assert len(table("byte of modes")) == MODES_BYTES
+
+
+def test_codes_of_modes_are_those_of_the_page():
+    rows = {int(row[0]): row[1] for row in table("byte of modes")}
+    for scheme in Scheme:
+        for rounding in SINGLE_ROUNDINGS:
+            how = Requantization(scheme=scheme, rounding=rounding, multiplier_bits=20, output_overflow="wrap")
+            code = Modes(activation=IntFormat(7), zero_points="subtracted", requantization=how).encode()
+            assert (code[0], code[1], code[2], code[5], code[6], code[7]) == (7, 1, 1, 20, 0, 2)
+            assert f"{code[3]} {scheme.value}" in rows[3]
+            assert f"{code[4]} {rounding.value}" in rows[4]
+
+
+def test_digests_of_a_program_are_where_the_page_says(outcome, tmp_path):
+    outcome[1].program.save(tmp_path)
+    data = (tmp_path / "program.bin").read_bytes()
+    assert data[64:96] == hashlib.sha256((tmp_path / "dram.bin").read_bytes()).digest()
+    assert data[96:128] == hashlib.sha256((tmp_path / "program.json").read_bytes()).digest()
+    assert data[128:160] == hashlib.sha256(data[:128] + bytes(32) + data[160:]).digest()
+    assert data[24:32] == bytes(8)
+    assert data[160:192] == bytes(32)
+    assert len(data) == 192 + 64 * len(outcome[1].program.instructions)
+
+
+def test_keys_of_program_json_are_those_of_the_page(outcome, tmp_path):
+    outcome[1].program.save(tmp_path)
+    data = json.loads((tmp_path / "program.json").read_text())
+    (first, second) = (m for m in re.finditer(r"^\| key \|", FORMATS, re.MULTILINE))
+    rows = FORMATS[first.start() : second.start()].split("\n\n")[0].splitlines()[2:]
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row.split(" |")[0])} == set(data)
+    assert keys("key of a region") == set(data["input"]) == set(data["output"])
+    (layers,) = (row for row in rows if "`layers`" in row)
+    assert set(re.findall(r"`(\w+)`", layers)) - {"layers"} == set(data["layers"][0])
+    (pieces,) = (row for row in rows if "`pieces`" in row)
+    assert pieces.split("in order: ")[1].split(":")[0].split(", ") == list(Piece.__dataclass_fields__)
+
+
+def test_keys_of_graph_json_are_those_of_the_page(outcome, tmp_path):
+    save_graph(outcome[0], tmp_path)
+    data = json.loads((tmp_path / "graph.json").read_text())
+    assert keys("key of graph.json") == set(data)
+    tensors = load_file(tmp_path / "graph.safetensors")
+    common = {"name", "op", "inputs", "source", "shape", "scale", "zero_point"}
+    said = {row[0].strip("`"): (row[1], row[2]) for row in table("`op`")}
+    assert set(said) == set(OP_NAMES.values()) == {node["op"] for node in data["nodes"]}
+    for node in data["nodes"]:
+        own, stored = said[node["op"]]
+        assert {*re.findall(r"`(\w+)`", own), *common} == set(node), node["op"]
+        found = {name: array.dtype for name, array in tensors.items() if name.startswith(node["name"] + ".")}
+        names = re.findall(r"`([\w.]+)`", stored)
+        assert {f"{node['name']}.{name}" for name in names} == set(found)
+        for name, dtype in found.items():
+            after = stored.split(f"`{name.removeprefix(node['name'] + '.')}`")[1]
+            assert re.search(r"\bint\d+", after)[0] == dtype.name, name
+
+
+def test_keys_of_a_report_are_those_of_the_page(outcome):
+    graph, ran = outcome
+    report = build_report(ran, graph, price(ran, graph, load_energy("horowitz_45nm")))
+    assert keys("key of `totals`") == set(report["totals"])
+    assert keys("key of a layer") == set(report["layers"][0])
+    rows = FORMATS.split("## 3 Report")[1].split("\n\n")[2].splitlines()[2:]
+    said = {key for row in rows for key in re.findall(r"`(\w+)`", row.split(" |")[0])}
+    assert said == {*report, "float_accuracy"}  # the command line adds what it knows of the float model
+    (operations,) = (row for row in rows if "`energy_by_op`" in row)
+    assert set(re.findall(r"`(\w+)`", operations)) - {"energy_by_op"} == set(report["energy_by_op"]["mul"])
+    assert (report["format"], report["version"]) == ("accelsim-report", 1)

@@ -171,7 +171,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from accelsim.compiler import compile_graph
     from accelsim.energy import load_energy
     from accelsim.ir import quantize_input
-    from accelsim.pipeline import load_images, read_images, run_checked
+    from accelsim.pipeline import run_checked
+    from accelsim.sources import load_images, read_images
 
     _positive("--batch", arguments.batch)
     count = arguments.batch if arguments.images is None else _positive("--images", arguments.images)
@@ -199,7 +200,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _compile(arguments: argparse.Namespace) -> int:
     from accelsim.compiler import compile_graph
     from accelsim.ir import quantize_input
-    from accelsim.pipeline import load_images, read_images, save_compiled
+    from accelsim.pipeline import save_compiled
+    from accelsim.sources import load_images, read_images
 
     _positive("--batch", arguments.batch)
     hardware, source = _workload(arguments)
@@ -223,7 +225,8 @@ def _compile(arguments: argparse.Namespace) -> int:
 def _simulate(arguments: argparse.Namespace) -> int:
     from accelsim.energy import load_energy
     from accelsim.ir import quantize_input
-    from accelsim.pipeline import input_codes, load_compiled, read_images, run_checked
+    from accelsim.pipeline import input_codes, load_compiled, run_checked
+    from accelsim.sources import read_images
 
     energy = load_energy(arguments.energy)
     program, graph = load_compiled(arguments.program)
@@ -266,7 +269,7 @@ def _list(_: argparse.Namespace) -> int:
 
 def _workload(arguments: argparse.Namespace) -> tuple[Hardware, Any]:
     from accelsim.config import load_hardware, load_quantization
-    from accelsim.pipeline import find_workload
+    from accelsim.sources import find_workload
 
     hardware = load_hardware(arguments.hardware, arguments.set)
     scheme = load_quantization(arguments.quantization, arguments.quantization_set)

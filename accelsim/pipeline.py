@@ -1,11 +1,7 @@
-"""From what a user names to a checked run: the one place where all packages meet.
-
-workload -> integer graph -> program -> machine -> every written tensor compared with the reference evaluation.
-"""
+"""A program on the machine, every tensor it writes compared with the reference evaluation; program directories."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.config import QuantizationScheme
-from accelsim.errors import InputError, did_you_mean
+from accelsim.errors import InputError
 from accelsim.ir import IntegerGraph, Mac, evaluate, largest_sum, load_graph, save_graph
 from accelsim.isa import Instruction, Program, load_program
 from accelsim.machine import Accelerator, Observer, Run
@@ -26,21 +21,6 @@ Images = npt.NDArray[np.floating[Any]]
 
 TELEMETRY_LIMIT = 100_000_000
 """MACs of a batch below which partial sums are watched unless the user says otherwise."""
-
-CALIBRATION_IMAGES = 1024
-
-
-class DataWarning(UserWarning):
-    """The run uses other data than the weights were trained on."""
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images float (N, C, H, W) with labels int64 (N,), or None where nobody knows them."""
-
-    images: Images
-    labels: Int64 | None
-    source: str
 
 
 @dataclass(frozen=True)
@@ -206,116 +186,6 @@ def _quantized_by_program(program: Program, images: Images) -> Int64:
         raise InputError("input: holds NaN or infinite values; remove them")
     codes = quantize(images, region.scale, region.zero_point, program.modes.activation)
     return np.moveaxis(codes.reshape(-1, channels, height, width), 1, 3)
-
-
-# What the user names ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Source:
-    """A workload as an integer graph, with what is known of its data."""
-
-    name: str
-    graph: IntegerGraph
-    dataset: str | None
-    float_accuracy: float | None
-
-
-def find_workload(
-    workload: str,
-    *,
-    quantization: QuantizationScheme,
-    data: str | None,
-    calibration: Path | None,
-) -> Source:
-    """Return the integer graph of a workload's name or of a graph directory.
-
-    Raises:
-        InputError: neither is there; the message lists what is.
-    """
-    path = Path(workload)
-    if (path / "graph.json").exists():
-        return Source(workload, load_graph(path), None, None)
-    from accelsim import workloads
-
-    names = workloads.names()
-    if workload not in names:
-        hint = did_you_mean(workload, names) or f"; workloads: {', '.join(names)}"
-        raise InputError(f"workload {workload!r} is neither a name nor a graph directory{hint}")
-    info = workloads.describe(workload)
-    dataset = choose_dataset(info.dataset, data)
-    if calibration is not None:
-        images = read_images(calibration)
-    else:
-        images = _training_images(dataset, data)
-    if dataset != info.trained_on:
-        warnings.warn(
-            f"{workload} was trained on {info.trained_on} and is run on {dataset}; expect poor accuracy",
-            DataWarning,
-            stacklevel=2,
-        )
-    from accelsim.frontend import capture, fold_batch_norm
-    from accelsim.quantization import quantize as quantize_graph
-
-    loaded = workloads.load(workload)
-    graph = quantize_graph(fold_batch_norm(capture(loaded.module, loaded.example, workload)), images, quantization)
-    return Source(workload, graph, dataset, info.float_accuracy if dataset == info.trained_on else None)
-
-
-def choose_dataset(wanted: str, data: str | None) -> str:
-    """The data set `data` names, else the workload's own, else, where that is not here, the embedded digits."""
-    from accelsim.workloads.data import DATASETS, find_folder
-
-    if data in DATASETS:
-        return str(data)
-    if data is not None or wanted == "digits":
-        return wanted
-    try:
-        find_folder(wanted)
-    except InputError:
-        warnings.warn(
-            f"{wanted} is not here (name its folder with --data or ACCELSIM_DATA); using the embedded digits",
-            DataWarning,
-            stacklevel=2,
-        )
-        return "digits"
-    return wanted
-
-
-def load_images(source: Source, data: str | None, count: int) -> Labelled:
-    """The first `count` test images of the workload's data set."""
-    from accelsim.workloads.data import load_dataset
-
-    if source.dataset is None:
-        raise InputError(f"{source.name}: no data set is known for a graph directory; give --input FILE.npy")
-    found = load_dataset(source.dataset, _folder(source.dataset, data), "test", count)
-    return Labelled(found.images, found.labels.astype(np.int64), f"{found.name} test")
-
-
-def _training_images(dataset: str, data: str | None) -> Images:
-    from accelsim.workloads.data import load_dataset
-
-    return load_dataset(dataset, _folder(dataset, data), "train", CALIBRATION_IMAGES).images
-
-
-def _folder(dataset: str, data: str | None) -> Path | None:
-    from accelsim.workloads.data import DATASETS
-
-    return None if data is None or data in DATASETS or dataset == "digits" else Path(data)
-
-
-def read_images(path: Path) -> Images:
-    """Read a float array (N, C, H, W) or (N, K) from an .npy file; nothing is unpickled."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give an .npy file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
-        raise InputError(f"{path}: holds {kind}, not floating-point images; save them as float32")
-    return array
 
 
 def save_compiled(program: Program, graph: IntegerGraph, codes: Int64, folder: Path) -> None:

@@ -29,7 +29,7 @@ from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware, load_quantization
 from accelsim.ir import evaluate, quantize_input
 from accelsim.machine import Accelerator
-from accelsim.pipeline import find_workload, load_images
+from accelsim.sources import find_workload, load_images
 
 SCALESIM_CONFIG = """[general]
 run_name = lenet5

@@ -46,6 +46,7 @@ MAY_IMPORT = {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads"),
     },
+    "sources": {"numerics", "config", "ir", "frontend", "quantization", "workloads"},
     "pipeline": {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads"),

@@ -59,7 +59,8 @@ def test_version(capsys):
         (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),
         (
             ["run", "lenet"],
-            "workload 'lenet' is neither a name nor a graph directory; did you mean 'lenet5'?",
+            "workload 'lenet' is neither a name, a graph or program directory, nor file.py:function; "
+            "did you mean 'lenet5'?",
         ),
         (
             ["run", "lenet5_digits", "--hardware", "edge"],

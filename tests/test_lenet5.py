@@ -12,7 +12,8 @@ from accelsim.ir import Input, IntegerGraph, Linear, Mac, evaluate, quantize_inp
 from accelsim.isa import Compute, Load, Memory
 from accelsim.machine import Accelerator
 from accelsim.numerics import Requantization, Rounding, Scheme
-from accelsim.pipeline import find_workload, load_images, proved_overflow_free, run_checked
+from accelsim.pipeline import proved_overflow_free, run_checked
+from accelsim.sources import find_workload, load_images
 
 pytest.importorskip("torch")
 

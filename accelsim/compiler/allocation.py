@@ -53,19 +53,24 @@ def _placements(tensors: list[Lifetime]) -> Iterator[tuple[dict[str, int], int]]
         yield {tensor.name: at for tensor, at in placed}, max(at + tensor.size for tensor, at in placed)
 
 
+RING_BLOCKS = 64
+"""Blocks in flight of one ring: two rings' tokens to one unit then always fit a counter of 255."""
+
+
 class Ring:
     """A buffer filled front to back, over and over: as many blocks in flight as fit, reused oldest first."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self._next = 0
+        self._next = self._blocks = 0
 
     def take(self, size: int) -> int:
         """Return the address of the next `size` bytes; a block never wraps around the end."""
-        if self._next + size > self.capacity:
-            self._next = 0
+        if self._next + size > self.capacity or self._blocks == RING_BLOCKS:
+            self._next = self._blocks = 0
         address = self._next
         self._next += size
+        self._blocks += 1
         return address
 
 

@@ -1,0 +1,53 @@
+"""A model of the user's own, named ``file.py:function``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+from accelsim.errors import InputError, did_you_mean
+
+
+def load_user_model(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Run the user's function, which returns an `nn.Module` and an example input, (N, C, H, W) or (N, K).
+
+    Raises:
+        InputError: there is no such file or function, or running it failed; whatever it raised becomes one line.
+    """
+    file, _, function = name.rpartition(":")
+    if not file or not function.isidentifier():
+        raise InputError(f"workload {name!r}: a model of your own is named file.py:function")
+    result = _call(Path(file), function)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise InputError(f"{name}: must return (nn.Module, example tensor), not {type(result).__name__}")
+    module, example = result
+    if not isinstance(module, torch.nn.Module) or not isinstance(example, torch.Tensor):
+        kinds = f"{type(module).__name__}, {type(example).__name__}"
+        raise InputError(f"{name}: must return (nn.Module, example tensor), not ({kinds})")
+    if example.ndim not in (2, 4) or not len(example):
+        raise InputError(f"{name}: the example has shape {tuple(example.shape)}; it must be (N, C, H, W) or (N, K)")
+    return module, example
+
+
+def _call(file: Path, function: str) -> object:
+    """Import the file and call the function."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; a model of your own is named file.py:function")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file}: is not a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        raise InputError(f"{file}: importing it raised {type(error).__name__}: {error}") from error
+    builder = getattr(loaded, function, None)
+    if not callable(builder):
+        there = [name for name, value in vars(loaded).items() if callable(value) and not name.startswith("_")]
+        raise InputError(f"{file}: has no function {function!r}{did_you_mean(function, there)}")
+    try:
+        return builder()
+    except Exception as error:
+        raise InputError(f"{file}:{function}: raised {type(error).__name__}: {error}") from error

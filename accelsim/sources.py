@@ -1,0 +1,214 @@
+"""What a user names on the command line, found: a workload as an integer graph, and the images to run on it.
+
+WORKLOAD is a shipped name, a graph or program directory, or ``file.py:function``, whose function returns an
+`nn.Module` and an example input.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.config import QuantizationScheme
+from accelsim.errors import InputError, did_you_mean
+from accelsim.ir import IntegerGraph, load_graph
+
+Images = npt.NDArray[np.floating[Any]]
+
+CALIBRATION_IMAGES = 1024
+"""Training images that ranges are taken from, unless the user names others."""
+
+
+class DataWarning(UserWarning):
+    """The run uses other data than the weights were trained on."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images float (N, C, H, W) with labels int64 (N,), or None where nobody knows them."""
+
+    images: Images
+    labels: npt.NDArray[np.int64] | None
+    source: str
+
+
+@dataclass
+class Source:
+    """A workload as an integer graph, with what is known of its data.
+
+    Attributes:
+        name: as the user gave it.
+        graph: quantised.
+        dataset, input_size: the data set it is run on and the height of its images; None where none is known.
+        example: the input a user's own model came with, float (N, C, H, W) or (N, K); else None.
+        float_accuracy: the float network's, 0..1, where it was trained on that data set.
+    """
+
+    name: str
+    graph: IntegerGraph
+    dataset: str | None = None
+    input_size: int | None = None
+    example: Images | None = None
+    float_accuracy: float | None = None
+
+
+def find_workload(
+    workload: str,
+    *,
+    quantization: QuantizationScheme,
+    data: str | None = None,
+    calibration: Path | None = None,
+) -> Source:
+    """Return the integer graph of what the user named.
+
+    Args:
+        workload: see above; a directory's graph is quantised already, and `quantization` does not touch it.
+        quantization: the scheme for networks that are still float.
+        data: a data set's name, or the folder that holds the workload's own.
+        calibration: an .npy file of float images to calibrate on; None takes the first training images, or a user
+            model's own example.
+    Raises:
+        InputError: there is no such workload, model or data; the message lists what there is.
+    """
+    path = Path(workload)
+    for folder in (path, path / "graph"):
+        if (folder / "graph.json").exists():
+            graph = load_graph(folder)
+            return Source(workload, graph, *_known_data(data, graph.input.output.height))
+    if ":" in workload or path.suffix == ".py":
+        return _user_model(workload, quantization, data, calibration)
+    return _shipped(workload, quantization, data, calibration)
+
+
+def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, calibration: Path | None) -> Source:
+    from accelsim import workloads
+
+    names = workloads.names()
+    if workload not in names:
+        hint = did_you_mean(workload, names) or f"; workloads: {', '.join(names)}"
+        raise InputError(
+            f"workload {workload!r} is neither a name, a graph or program directory, nor file.py:function{hint}"
+        )
+    info = workloads.describe(workload)
+    dataset = choose_dataset(info.dataset, data)
+    images = _training_images(dataset, data, info.input_size) if calibration is None else read_images(calibration)
+    if dataset != info.trained_on:
+        warnings.warn(
+            f"{workload} was trained on {info.trained_on} and is run on {dataset}; expect poor accuracy",
+            DataWarning,
+            stacklevel=2,
+        )
+    from accelsim.frontend import capture
+    from accelsim.quantization import quantize
+
+    loaded = workloads.load(workload)
+    return Source(
+        workload,
+        quantize(capture(loaded.module, loaded.example, workload), images, quantization),
+        dataset,
+        info.input_size,
+        float_accuracy=info.float_accuracy if dataset == info.trained_on else None,
+    )
+
+
+def _user_model(workload: str, quantization: QuantizationScheme, data: str | None, calibration: Path | None) -> Source:
+    """Capture and quantise what ``file.py:function`` returns; its example is the calibration of last resort."""
+    from accelsim.frontend import capture, load_user_model
+    from accelsim.quantization import quantize
+
+    module, example = load_user_model(workload)
+    shown: Images = example.detach().cpu().double().numpy()
+    dataset, size = _known_data(data, shown.shape[-1] if shown.ndim == 4 else None)
+    if calibration is not None:
+        images: Images = read_images(calibration)
+    elif dataset is not None and size is not None:
+        images = _training_images(dataset, data, size)
+    else:
+        images = shown
+    name = workload.rpartition(":")[2]
+    graph = quantize(capture(module, example, name), images, quantization)
+    return Source(workload, graph, dataset, size, example=shown)
+
+
+def choose_dataset(wanted: str, data: str | None) -> str:
+    """The data set `data` names, else the workload's own, else, where nobody named a folder, the embedded digits."""
+    from accelsim.workloads.data import DATASETS, ENVIRONMENT_VARIABLE, find_folder
+
+    if data in DATASETS:
+        return str(data)
+    if data is not None or wanted == "digits" or ENVIRONMENT_VARIABLE in os.environ:
+        return wanted
+    try:
+        find_folder(wanted)
+    except InputError:
+        warnings.warn(
+            f"{wanted} is not here (name its folder with --data or ACCELSIM_DATA); using the embedded digits",
+            DataWarning,
+            stacklevel=2,
+        )
+        return "digits"
+    return wanted
+
+
+def load_images(source: Source, data: str | None, count: int) -> Labelled:
+    """The first `count` test images of the workload's data set, or of a user model's own example."""
+    if source.dataset is not None and source.input_size is not None:
+        from accelsim.workloads.data import load_dataset
+
+        folder = _folder(source.dataset, data)
+        found = load_dataset(source.dataset, folder, "test", count, size=source.input_size)
+        return Labelled(found.images, found.labels.astype(np.int64), f"{found.name} test")
+    if source.example is None:
+        raise InputError(f"{source.name}: no data is known for it; give --input FILE.npy, or --data NAME of a data set")
+    if count > len(source.example):
+        raise InputError(
+            f"{source.name}: {count} images asked for, its example holds {len(source.example)}; give --input FILE.npy"
+        )
+    return Labelled(source.example[:count], None, "example")
+
+
+def read_images(path: Path) -> Images:
+    """Read a float array (N, C, H, W) or (N, K) from an .npy file; nothing is unpickled."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give an .npy file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
+        raise InputError(f"{path}: holds {kind}, not floating-point images; save them as float32")
+    if array.ndim not in (2, 4) or not len(array):
+        raise InputError(f"{path}: shape {array.shape} is not (N, C, H, W) or (N, K) with N of at least 1")
+    return array
+
+
+def _known_data(data: str | None, size: int | None) -> tuple[str | None, int | None]:
+    """Data set and image size of a workload that states none: only a data set's own name tells."""
+    from accelsim.workloads.data import DATASETS
+
+    if data is None:
+        return None, None
+    if data not in DATASETS:
+        raise InputError(
+            f"--data {data}: this workload states no data set; use one of {', '.join(DATASETS)}, or --input"
+        )
+    return data, size
+
+
+def _training_images(dataset: str, data: str | None, size: int) -> Images:
+    from accelsim.workloads.data import load_dataset
+
+    return load_dataset(dataset, _folder(dataset, data), "train", CALIBRATION_IMAGES, size=size).images
+
+
+def _folder(dataset: str, data: str | None) -> Path | None:
+    from accelsim.workloads.data import DATASETS
+
+    return None if data is None or data in DATASETS or dataset == "digits" else Path(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import pytest
 from accelsim.workloads import cards, data, embed_digits
 
 from accelsim import workloads
+from accelsim.cli import main
 from accelsim.errors import InputError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -27,7 +29,12 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from accelsim.workloads import models, train  # noqa: E402  # they import torch
 
-NAMES = ("lenet5", "lenet5_bias", "lenet5_digits")
+NAMES = ("lenet5", "lenet5_bias", "lenet5_digits", "mlp", "mlp_digits")
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_the_users_own(monkeypatch):
+    monkeypatch.delenv("ACCELSIM_WORKLOADS", raising=False)
 
 
 def refused(message: str) -> pytest.RaisesExc[InputError]:
@@ -50,16 +57,33 @@ def test_names_are_the_cards_beside_the_weights():
     assert workloads.names() == NAMES
 
 
-@pytest.mark.parametrize("name, parameters", [("lenet5", 61_470), ("lenet5_bias", 61_706), ("lenet5_digits", 61_470)])
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        # 6*25 + 16*6*25 + 120*16*25 + 84*120 + 10*84 weights; 6 + 16 + 120 + 84 + 10 biases
+        ("lenet5", 61_470),
+        ("lenet5_bias", 61_706),
+        ("lenet5_digits", 61_470),
+        # 256*784 + 128*256 + 10*128 weights; 256 + 128 + 10 biases
+        ("mlp", 235_146),
+        ("mlp_digits", 235_146),
+    ],
+)
 def test_card_states_the_parameter_count_of_the_network(name, parameters):
-    # 6*25 + 16*6*25 + 120*16*25 + 84*120 + 10*84 weights; 6 + 16 + 120 + 84 + 10 biases
     module = workloads.load(name).module
     assert sum(parameter.numel() for parameter in module.parameters()) == parameters
     assert workloads.describe(name).parameters == parameters
 
 
-def test_lenet5_macs_per_image_are_those_of_the_layer_table():
-    workload = workloads.load("lenet5")
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("lenet5", {"c1": 117_600, "c3": 240_000, "c5": 48_000, "f6": 10_080, "output": 840}),
+        ("mlp", {"fc1": 200_704, "fc2": 32_768, "output": 1_280}),
+    ],
+)
+def test_macs_per_image_are_those_of_the_layer_table(name, expected):
+    workload = workloads.load(name)
     macs = {}
 
     def count(name: str) -> Callable[..., None]:
@@ -68,15 +92,21 @@ def test_lenet5_macs_per_image_are_those_of_the_layer_table():
 
         return hook
 
-    for name in ("c1", "c3", "c5", "f6", "output"):
-        workload.module.get_submodule(name).register_forward_hook(count(name))
+    for layer in expected:
+        workload.module.get_submodule(layer).register_forward_hook(count(layer))
     workload.module(workload.example)
-    assert macs == {"c1": 117_600, "c3": 240_000, "c5": 48_000, "f6": 10_080, "output": 840}
+    assert macs == expected
 
 
-def test_submodules_are_in_the_order_they_run():
-    expected = "c1 relu1 s2 c3 relu3 s4 c5 relu5 flatten f6 relu6 output"
-    assert " ".join(name for name, _ in workloads.load("lenet5").module.named_children()) == expected
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("lenet5", "c1 relu1 s2 c3 relu3 s4 c5 relu5 flatten f6 relu6 output"),
+        ("mlp", "flatten fc1 tanh1 fc2 tanh2 output"),
+    ],
+)
+def test_submodules_are_in_the_order_they_run(name, expected):
+    assert " ".join(name for name, _ in workloads.load(name).module.named_children()) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +117,8 @@ def test_loaded_workload_is_ready_to_be_captured(name):
     assert not any(module.training for module in workload.module.modules())
     assert workload.info == workloads.describe(name)
     assert workload.dataset == workload.info.dataset == workload.info.trained_on
-    assert workload.example.shape == (1, 1, 32, 32)
+    assert workload.info.input_size == (28 if name.startswith("mlp") else 32)
+    assert workload.example.shape == (1, 1, workload.info.input_size, workload.info.input_size)
     assert workload.example.dtype == torch.float32
     assert float(workload.example.min()) == 0.0
     assert float(workload.example.max()) == 1.0
@@ -110,12 +141,15 @@ def test_reading_a_data_set_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
 
 
-@pytest.mark.parametrize("name, least", [("lenet5", 0.985), ("lenet5_bias", 0.985), ("lenet5_digits", 0.97)])
+@pytest.mark.parametrize(
+    "name, least",
+    [("lenet5", 0.985), ("lenet5_bias", 0.985), ("lenet5_digits", 0.97), ("mlp", 0.98), ("mlp_digits", 0.95)],
+)
 def test_float_accuracy_on_the_card_is_what_the_weights_give(name, least):
     workload = workloads.load(name)
     if workload.dataset != "digits":
         original_files(workload.dataset)
-    test = data.load_dataset(workload.dataset, None, "test")
+    test = data.load_dataset(workload.dataset, None, "test", size=workload.info.input_size)
     correct = train.count_correct(workload.module, test)
     # Equal on every machine: no image's two largest logits are nearer than 0.002, float32 sums differ by 1e-5
     # with the order of addition.
@@ -125,9 +159,75 @@ def test_float_accuracy_on_the_card_is_what_the_weights_give(name, least):
 
 @pytest.mark.parametrize("name", ["lenet_5", "../lenet5"])
 def test_unknown_workload_is_refused_with_the_known_ones(name):
-    known = "use one of lenet5, lenet5_bias, lenet5_digits; did you mean 'lenet5'?"
+    known = "use one of lenet5, lenet5_bias, lenet5_digits, mlp, mlp_digits; did you mean 'lenet5'?"
     with refused(f"workload = '{name}' is not known; {known}"):
         workloads.describe(name)
+
+
+def test_mlp_is_bit_exact_on_the_machine_with_its_tanh_as_tables(tmp_path, capsys):
+    assert main(["run", "mlp_digits", "--images", "20", "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["bit_exact"], report["images_checked"]) == (True, 20)
+    assert [layer["name"] for layer in report["layers"]] == ["fc1", "fc2", "output"]
+    assert report["energy_by_op"]["read.table"]["count"] == 256 + 128  # one look-up for each hidden output
+
+
+# --- workloads of the user's own ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """The folder that ACCELSIM_WORKLOADS names; not there yet."""
+    monkeypatch.setenv("ACCELSIM_WORKLOADS", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+def test_own_training_run_is_found_by_name_and_runs(own, tmp_path, capsys):
+    assert train.main(["lenet5", "--dataset", "digits", "--name", "mine", "--epochs", "1"]) == 0
+    assert sorted(os.listdir(own)) == ["mine.safetensors", "mine.toml"]
+    assert workloads.names() == (*NAMES[:3], "mine", *NAMES[3:])
+    info = workloads.describe("mine")
+    assert info.summary == "LeNet-5 with ReLU and max pooling, no biases, the embedded digits enlarged to 32x32"
+    assert (info.dataset, info.trained_on, info.input_size) == ("digits", "digits", 32)
+    assert workloads.load("mine").info == info
+    assert workloads.calibration("mine", None, 3).shape == (3, 1, 32, 32)
+    assert main(["run", "mine", "--images", "2", "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["workload"], report["bit_exact"]) == ("mine", True)
+
+
+def test_command_on_the_card_of_an_own_run_gives_the_same_bytes(own, tmp_path):
+    assert train.main(["mlp", "--dataset", "digits", "--name", "mine", "--epochs", "1", "--seed", "7"]) == 0
+    command = cards.read_card(own / "mine.toml").command
+    assert command == (
+        "python -m accelsim.workloads.train mlp --dataset digits --name mine --output FOLDER --epochs 1 --seed 7"
+    )
+    again = tmp_path / "again"
+    assert train.main(command.replace("FOLDER", str(again)).split()[3:]) == 0
+    for name in ("mine.toml", "mine.safetensors"):
+        assert (again / name).read_bytes() == (own / name).read_bytes()
+
+
+def test_own_workload_may_not_take_the_name_of_one_of_the_package(own):
+    own.mkdir()
+    (own / "lenet5.toml").write_bytes((cards.WEIGHTS_FOLDER / "lenet5.toml").read_bytes())
+    with refused(
+        f"{own / 'lenet5.toml'}: 'lenet5' is a workload of the package; train yours under another --name, "
+        "or unset ACCELSIM_WORKLOADS"
+    ):
+        workloads.describe("lenet5")
+    assert workloads.describe("lenet5", cards.WEIGHTS_FOLDER).name == "lenet5"  # a folder given rules
+
+
+def test_absent_folder_of_own_workloads_is_refused(own):
+    with refused(f"ACCELSIM_WORKLOADS = '{own}' is not a folder; name the one with your cards, or unset it"):
+        workloads.names()
+
+
+def test_the_packages_own_folder_may_be_named(monkeypatch):
+    monkeypatch.setenv("ACCELSIM_WORKLOADS", str(cards.WEIGHTS_FOLDER))
+    assert workloads.names() == NAMES
+    assert workloads.describe("lenet5").parameters == 61_470
 
 
 # --- cards and weights that are wrong -----------------------------------------------------------------------
@@ -167,7 +267,7 @@ def test_card_written_and_read_again_is_equal(tmp_path):
         (
             "parameters = 61470",
             "parameters =",
-            ": not valid TOML (Invalid value (at line 6, column 13)); train again, which writes it",
+            ": not valid TOML (Invalid value (at line 7, column 13)); train again, which writes it",
         ),
     ],
 )
@@ -186,7 +286,7 @@ def test_damaged_card_is_refused_in_one_line(shipped, old, new, message):
         (
             'class = "LeNet5"',
             'class = "LeNet6"',
-            "class = 'LeNet6' is not known; use one of LeNet5; did you mean 'LeNet5'?",
+            "class = 'LeNet6' is not known; use one of LeNet5, MLP; did you mean 'LeNet5'?",
         ),
         (
             "bias = false",
@@ -199,6 +299,13 @@ def test_card_of_a_network_that_is_not_defined_is_refused(shipped, old, new, mes
     path = shipped / "lenet5.toml"
     path.write_text(path.read_text().replace(old, new))
     with refused(f"{path} [model]: {message}"):
+        workloads.load("lenet5", shipped)
+
+
+def test_card_with_another_input_size_than_its_networks_is_refused(shipped):
+    path = shipped / "lenet5.toml"
+    path.write_text(path.read_text().replace("input_size = 32", "input_size = 28"))
+    with refused(f"{path}: input_size = 28 is not LeNet5's 32; train again, which writes the card"):
         workloads.load("lenet5", shipped)
 
 
@@ -315,6 +422,23 @@ def test_digit_pixels_are_sixteenths_repeated_in_4x4_blocks():
     assert set(np.unique(digits.images * 16)) == set(range(17))
 
 
+def test_digits_at_size_28_are_3x3_blocks_framed_by_two_zeros():
+    small, large = (data.load_dataset("digits", None, "test", size=size) for size in (28, 32))
+    assert small.images.shape == (359, 1, 28, 28)
+    assert small.images.dtype == np.float32
+    assert (small.labels == large.labels).all()
+    blocks = small.images[:, 0, 2:26, 2:26].reshape(-1, 8, 3, 8, 3)
+    assert (blocks == large.images.reshape(-1, 8, 4, 8, 4)[:, :, :1, :, :1]).all()  # the same sixteenths
+    assert np.count_nonzero(small.images) == np.count_nonzero(blocks)  # the frame is 0
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+@pytest.mark.parametrize("size", [0, 8, 30])
+def test_size_that_is_not_made_is_refused(dataset, size):
+    with refused(f"size = {size} is not a size of {dataset}'s images; use 28 or 32"):
+        data.load_dataset(dataset, None, "test", size=size)
+
+
 def test_damaged_embedded_digits_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "digits.npz"
     path.write_bytes(b"PK")
@@ -326,11 +450,12 @@ def test_damaged_embedded_digits_are_refused(tmp_path, monkeypatch):
         data.load_dataset("digits", None, "test")
 
 
-def test_calibration_is_the_first_training_images():
-    images = workloads.calibration("lenet5_digits", None)
-    assert images.shape == (1024, 1, 32, 32)
+@pytest.mark.parametrize("name, size", [("lenet5_digits", 32), ("mlp_digits", 28)])
+def test_calibration_is_the_first_training_images_in_the_workloads_size(name, size):
+    images = workloads.calibration(name, None)
+    assert images.shape == (1024, 1, size, size)
     assert images.dtype == np.float32
-    assert (images == data.load_dataset("digits", None, "train").images[:1024]).all()
+    assert (images == data.load_dataset("digits", None, "train", size=size).images[:1024]).all()
 
 
 @pytest.mark.parametrize("count", [0, -1, 1439])
@@ -413,6 +538,12 @@ def test_mnist_pixels_are_divided_by_255_inside_a_frame_of_two_zeros(mini):
     expected = np.pad(PIXELS.astype(np.float32) / np.float32(255), ((0, 0), (2, 2), (2, 2)))
     assert (read.images[:, 0] == expected).all()
     assert read.images.max() == 1.0
+
+
+def test_mnist_at_size_28_is_the_original_picture(mini):
+    assert (data.load_dataset("mnist", mini, "test", size=28).images[:, 0] == PIXELS / np.float32(255)).all()
+    assert workloads.calibration("mlp", mini, 3).shape == (3, 1, 28, 28)
+    assert workloads.calibration("lenet5", mini, 3).shape == (3, 1, 32, 32)
 
 
 def test_limit_keeps_the_first_images(mini):
@@ -763,7 +894,29 @@ def test_shift_moves_whole_images_by_up_to_two_pixels_and_zeros_move_in():
     [
         (
             ["lenet"],
-            "name = 'lenet' has no recipe; use one of lenet5, lenet5_bias, lenet5_digits; did you mean 'lenet5'?",
+            "recipe = 'lenet' is not known; use one of lenet5, lenet5_bias, lenet5_digits, mlp, mlp_digits; "
+            "did you mean 'lenet5'?",
+        ),
+        (
+            ["lenet5", "--dataset", "fashion", "--name", "mine"],
+            "--dataset = 'fashion' is not known; use one of mnist, fashion-mnist, digits; "
+            "did you mean 'fashion-mnist'?",
+        ),
+        (
+            ["lenet5", "--dataset", "fashion-mnist"],
+            "--name = 'lenet5' is a workload of the package; give yours a --name of its own",
+        ),
+        (
+            ["lenet5", "--dataset", "digits", "--name", "lenet5_digits"],
+            "--name = 'lenet5_digits' is a workload of the package; give yours a --name of its own",
+        ),
+        (
+            ["lenet5_digits", "--name", "../mine"],
+            "--name = '../mine' becomes a file's name; use letters, digits, _ and - only",
+        ),
+        (
+            ["lenet5_digits", "--name", "mine"],
+            "mine: no folder for your own weights; give --output or set ACCELSIM_WORKLOADS",
         ),
         (["lenet5_digits", "--epochs", "0"], "--epochs = 0 must be at least 1"),
         (["lenet5_digits", "--seed", "-1"], "--seed = -1 must be in 0..2**63-1"),
@@ -779,5 +932,6 @@ def test_recipes_are_the_shipped_workloads():
     for name, recipe in train.RECIPES.items():
         card = cards.read_card(cards.WEIGHTS_FOLDER / f"{name}.toml")
         assert (card.summary, card.dataset, card.model) == (recipe.summary, recipe.dataset, recipe.model)
+        assert (card.input_size, card.command) == (recipe.input_size, train._command(recipe, card.seed))
         assert (card.arguments, card.epochs) == ({"bias": recipe.bias}, recipe.epochs)
         assert card.model in models.MODELS

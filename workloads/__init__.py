@@ -1,9 +1,17 @@
 """Networks with trained weights, and the labelled images they are run on.
 
 >>> names()
-('lenet5', 'lenet5_bias', 'lenet5_digits')
+('lenet5', 'lenet5_bias', 'lenet5_digits', 'mlp', 'mlp_digits')
 >>> describe("lenet5").parameters
 61470
+
+Your own: train a network of `models` on one of the data sets into a folder of yours, and name that folder in the
+environment variable ACCELSIM_WORKLOADS. Then its workloads stand beside those of the package, in ``accelsim list``
+and wherever a workload is named::
+
+    export ACCELSIM_WORKLOADS=~/my_workloads
+    python -m accelsim.workloads.train lenet5 --dataset fashion-mnist --name my_fashion --data DIR
+    accelsim run my_fashion --data DIR --images 100
 
 `names` and `describe` read the cards beside the weights and need the standard library only; `calibration`
 needs NumPy; `load` needs torch. Data sets are in `data`, network definitions in `models`, training in
@@ -12,6 +20,7 @@ needs NumPy; `load` needs torch. Data sets are in `data`, network definitions in
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +34,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-__all__ = ["Workload", "WorkloadInfo", "calibration", "describe", "load", "names"]
+__all__ = ["ENVIRONMENT_VARIABLE", "Workload", "WorkloadInfo", "calibration", "describe", "load", "names"]
+
+ENVIRONMENT_VARIABLE = "ACCELSIM_WORKLOADS"
+"""Names a folder whose workloads stand beside those of the package."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,7 @@ class WorkloadInfo:
         dataset: The data set whose images it takes, see `data.DATASETS`.
         float_accuracy: Share, 0..1, of the full test split that the float32 network classifies correctly.
         trained_on: The data set its weights were trained on.
+        input_size: Height and width of the images it takes, the `size` of `data.load_dataset`.
         parameters: Number of weights and biases.
     """
 
@@ -46,6 +59,7 @@ class WorkloadInfo:
     dataset: str
     float_accuracy: float
     trained_on: str
+    input_size: int
     parameters: int
 
 
@@ -56,7 +70,7 @@ class Workload:
     Attributes:
         info: Its card.
         module: In eval mode, with the trained weights, float32, on the CPU.
-        example: float32 (1, 1, 32, 32), 0..1: the first test image of the embedded digits, whatever the
+        example: float32 (1, 1, input_size, input_size), 0..1: the first test image of the embedded digits, whatever the
             network was trained on, so that it is there without any data folder. One input, for shapes; not
             for calibration.
         dataset: ``info.dataset``.
@@ -69,8 +83,15 @@ class Workload:
 
 
 def names(folder: Path | None = None) -> tuple[str, ...]:
-    """Return the workloads that have a card in `folder` (None: those that come with the package), sorted."""
-    return tuple(sorted(path.stem for path in (folder or WEIGHTS_FOLDER).glob("*.toml")))
+    """Return the names of all workloads that have a card, sorted.
+
+    Args:
+        folder: Where ``train --output`` wrote. None: the package's own workloads and those in the folder that
+            the environment variable ACCELSIM_WORKLOADS names.
+    Raises:
+        InputError: What ACCELSIM_WORKLOADS names is not a folder.
+    """
+    return tuple(sorted({path.stem for place in _places(folder) for path in place.glob("*.toml")}))
 
 
 def describe(name: str, folder: Path | None = None) -> WorkloadInfo:
@@ -78,11 +99,11 @@ def describe(name: str, folder: Path | None = None) -> WorkloadInfo:
 
     Args:
         name: One of ``names(folder)``.
-        folder: Where ``train --output`` wrote; None: the weights that come with the package.
+        folder: As for `names`.
     Raises:
-        InputError: No such workload, or its card is damaged.
+        InputError: As for `names`; no such workload; two of that name; its card is damaged.
     """
-    return _info(_card(name, folder))
+    return _info(read_card(_find(name, folder)))
 
 
 def load(name: str, folder: Path | None = None) -> Workload:
@@ -101,34 +122,57 @@ def load(name: str, folder: Path | None = None) -> Workload:
     from .data import load_dataset
     from .models import load_trained
 
-    card = _card(name, folder)
-    module = load_trained(card, (folder or WEIGHTS_FOLDER) / f"{name}.safetensors")
-    example = torch.from_numpy(load_dataset("digits", None, "test", limit=1).images)
+    path = _find(name, folder)
+    card = read_card(path)
+    module = load_trained(card, path.with_suffix(".safetensors"))
+    example = torch.from_numpy(load_dataset("digits", None, "test", limit=1, size=card.input_size).images)
     return Workload(_info(card), module, example, card.dataset)
 
 
 def calibration(name: str, folder: Path | None, count: int = 1024) -> npt.NDArray[np.float32]:
-    """Return the first `count` training images of a workload's data set: float32 (count, 1, 32, 32), 0..1.
+    """Return the first `count` training images of a workload's data set, in the size that it takes.
 
     Args:
-        name: One of `names`.
-        folder: Of the data set, as for `data.load_dataset`; not used by ``lenet5_digits``, whose images are
-            embedded.
-        count: 1..size of the train split.
+        name: One of ``names()``.
+        folder: Of the data set, as for `data.load_dataset`; not used for the digits, which are embedded.
+        count: 1 to as many as the train split has.
+    Returns:
+        float32 (count, 1, input_size, input_size), 0..1.
     Raises:
         InputError: As for `describe` and `data.load_dataset`.
     """
     from .data import load_dataset
 
-    return load_dataset(describe(name).dataset, folder, "train", limit=count).images
+    info = describe(name)
+    return load_dataset(info.dataset, folder, "train", limit=count, size=info.input_size).images
 
 
-def _card(name: str, folder: Path | None) -> Card:
+def _places(folder: Path | None) -> tuple[Path, ...]:
+    """The folders that are searched for cards."""
+    if folder is not None:
+        return (folder,)
+    own = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if not own:
+        return (WEIGHTS_FOLDER,)
+    if not os.path.isdir(own):
+        raise InputError(f"{ENVIRONMENT_VARIABLE} = {own!r} is not a folder; name the one with your cards, or unset it")
+    return (WEIGHTS_FOLDER, Path(own))
+
+
+def _find(name: str, folder: Path | None) -> Path:
+    """The one card of that name."""
     known = names(folder)
     if name not in known:
-        listed = f"use one of {', '.join(known)}" if known else f"there is no card in {folder or WEIGHTS_FOLDER}"
+        listed = f"use one of {', '.join(known)}" if known else f"there is no card in {_places(folder)[0]}"
         raise InputError(f"workload = {name!r} is not known; {listed}{did_you_mean(name, known)}")
-    return read_card((folder or WEIGHTS_FOLDER) / f"{name}.toml")
+    cards = [card for place in _places(folder) if os.path.exists(card := place / f"{name}.toml")]
+    if len(cards) > 1 and not os.path.samefile(*cards):
+        # Either choice would make a name in somebody's report mean something else in another environment.
+        raise InputError(
+            f"{cards[1]}: {name!r} is a workload of the package; train yours under another --name, "
+            f"or unset {ENVIRONMENT_VARIABLE}"
+        )
+    return cards[0]
 
 
 def _info(card: Card) -> WorkloadInfo:
@@ -138,5 +182,6 @@ def _info(card: Card) -> WorkloadInfo:
         dataset=card.dataset,
         float_accuracy=card.accuracy,
         trained_on=card.trained_on,
+        input_size=card.input_size,
         parameters=card.parameters,
     )

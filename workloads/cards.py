@@ -27,6 +27,7 @@ class Card:
         summary: One line for a list of workloads.
         dataset: The data set whose images the network takes, see `data.DATASETS`.
         trained_on: The data set the weights were trained on.
+        input_size: Height and width of the images it takes, the `size` of `data.load_dataset`.
         parameters: Number of weights and biases.
         model: A key of `models.MODELS`.
         arguments: Keyword arguments for the model.
@@ -43,6 +44,7 @@ class Card:
     summary: str
     dataset: str
     trained_on: str
+    input_size: int
     parameters: int
     model: str
     arguments: Mapping[str, bool | int]
@@ -69,6 +71,7 @@ name = {_toml(card.name)}
 summary = {_toml(card.summary)}
 dataset = {_toml(card.dataset)}
 trained_on = {_toml(card.trained_on)}
+input_size = {card.input_size}
 parameters = {card.parameters}
 
 [model]
@@ -111,6 +114,7 @@ def read_card(path: Path) -> Card:
         summary=root.take("summary", str),
         dataset=root.take("dataset", str),
         trained_on=root.take("trained_on", str),
+        input_size=root.take("input_size", int),
         parameters=root.take("parameters", int),
         model=model.take("class", str),
         arguments=model.take("arguments", dict),

@@ -1,15 +1,16 @@
 """Labelled images, as the networks in this package were trained to see them. NumPy only, no torch.
 
-========================= ======== ======= ============== ===================================================
-name                      train    test    original       preprocessing
-========================= ======== ======= ============== ===================================================
-``mnist``                 60,000   10,000  28x28, 0..255  pixel/255, two rows or columns of zeros on each side
-``fashion-mnist``         60,000   10,000  28x28, 0..255  the same
-``digits`` (embedded)     1,438    359     8x8, 0..16     pixel/16, every pixel repeated 4x4
-========================= ======== ======= ============== ===================================================
+===================== ====== ====== ============= ========================== =============================
+name                  train  test   original      at size 32                 at size 28
+===================== ====== ====== ============= ========================== =============================
+``mnist``             60,000 10,000 28x28, 0..255 pixel/255, framed by two 0 pixel/255
+``fashion-mnist``     60,000 10,000 28x28, 0..255 the same                   the same
+``digits`` (embedded) 1,438  359    8x8, 0..16    pixel/16, repeated 4x4     pixel/16, repeated 3x3,
+                                                                             framed by two 0
+===================== ====== ====== ============= ========================== =============================
 
-All become float32 (N, 1, 32, 32) in 0..1. No mean is subtracted: black stays 0, so a quantised input can have
-the zero point 0 and zero padding is exact.
+All become float32 (N, 1, size, size) in 0..1, where a frame of two zeros adds two rows or columns on each side.
+No mean is subtracted: black stays 0, so a quantised input can have the zero point 0 and zero padding is exact.
 
 MNIST and Fashion-MNIST are read from the four idx files of the original distributions, gzip'd or plain, and
 compared with the originals by sha256: a folder that holds something else is refused, never read as if it were
@@ -52,7 +53,7 @@ class Dataset:
     """One split, or its first images, of a data set.
 
     Attributes:
-        images: float32 (N, 1, 32, 32), 0..1, in the data set's original order.
+        images: float32 (N, 1, size, size), 0..1, in the data set's original order.
         labels: int64 (N,), 0..9.
         name: ``mnist``, ``fashion-mnist`` or ``digits``.
         split: ``train`` or ``test``.
@@ -173,9 +174,18 @@ _MIRRORS: Mapping[str, Sequence[str]] = {
 DATASETS: tuple[str, ...] = (*_IDX_FILES, "digits")
 """The names `load_dataset` knows."""
 
+SIZES: tuple[int, ...] = (28, 32)
+"""The heights (and equal widths) of the images that `load_dataset` makes."""
+
 
 def load_dataset(
-    dataset: str, folder: Path | None, split: Split, limit: int | None = None, *, download: bool = False
+    dataset: str,
+    folder: Path | None,
+    split: Split,
+    limit: int | None = None,
+    *,
+    size: int = 32,
+    download: bool = False,
 ) -> Dataset:
     """Read one split of a data set, preprocessed as its networks were trained on it.
 
@@ -185,17 +195,20 @@ def load_dataset(
             data sets. None: the environment variable ACCELSIM_DATA, in the same two forms; if that is not
             set, ``~/.cache/accelsim/<dataset>``. Not used for ``digits``, which is embedded.
         split: ``train`` or ``test``.
-        limit: Only the first `limit` images, 1..size of the split; None for all.
+        limit: Only the first `limit` images, 1 to as many as the split has; None for all.
+        size: One of `SIZES`: height and width of the images, which a workload's card calls ``input_size``.
         download: Fetch the files if they are absent (see `fetch`). False never touches the network.
     Raises:
-        InputError: An unknown name or split, a limit out of range, a file that is absent, unreadable, damaged
+        InputError: An unknown name, split or size, a limit out of range, a file that is absent, unreadable, damaged
             or not the original. Never falls back to other data.
     """
     _check_name(dataset)
     if split not in ("train", "test"):
         raise InputError(f"split = {split!r} is not a split of {dataset}; use 'train' or 'test'")
+    if size not in SIZES:
+        raise InputError(f"size = {size} is not a size of {dataset}'s images; use {' or '.join(map(str, SIZES))}")
     if dataset == "digits":
-        return _load_digits(split, limit)
+        return _load_digits(split, limit, size)
     image_file, label_file = _IDX_FILES[dataset][split]
     count = _count(dataset, split, limit, available=image_file.shape[0])
     if download and not _present(dataset, folder):
@@ -203,17 +216,16 @@ def load_dataset(
     source = find_folder(dataset, folder)
     labels = _read_idx(_existing(dataset, source, label_file), dataset, label_file)
     pixels = _read_idx(_existing(dataset, source, image_file), dataset, image_file)[:count]
-    images = np.zeros((count, 1, 32, 32), dtype=np.float32)
-    np.divide(pixels, np.float32(255), out=images[:, 0, 2:30, 2:30], dtype=np.float32)
+    images = _framed(pixels.astype(np.float32) / np.float32(255), size)
     return Dataset(images, labels[:count].astype(np.int64), dataset, split, source)
 
 
-def _load_digits(split: Split, limit: int | None) -> Dataset:
-    """Read the embedded 8x8 digits and enlarge them to 32x32 by repeating every pixel 4x4.
+def _load_digits(split: Split, limit: int | None, size: int) -> Dataset:
+    """Read the embedded 8x8 digits and enlarge them by repeating every pixel as often as fits into `size`.
 
     The originals were 32x32 bitmaps; a pixel of the 8x8 image counts the set bits of one 4x4 block, 0..16.
     Repeating count/16 over the block gives each of its pixels the block's mean, an exact multiple of 1/16 in
-    float32.
+    float32. At size 28 the blocks are 3x3 inside a frame of two zeros.
     """
     content = read_bytes(DIGITS_FILE)
     digest = hashlib.sha256(content).hexdigest()
@@ -228,8 +240,14 @@ def _load_digits(split: Split, limit: int | None) -> Dataset:
     count = _count("digits", split, limit, available=int(in_split.sum()))
     rows = np.flatnonzero(in_split)[:count]
     small = counts[rows].astype(np.float32) / np.float32(16)
-    images = small.repeat(4, axis=1).repeat(4, axis=2)[:, np.newaxis]
-    return Dataset(images, labels[rows].astype(np.int64), "digits", split, DIGITS_FILE.parent)
+    enlarged = small.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
+    return Dataset(_framed(enlarged, size), labels[rows].astype(np.int64), "digits", split, DIGITS_FILE.parent)
+
+
+def _framed(pixels: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """Return (N, side, side) as (N, 1, size, size), the same number of zeros on all four sides."""
+    frame = (size - pixels.shape[1]) // 2
+    return np.pad(pixels, ((0, 0), (frame, frame), (frame, frame)))[:, np.newaxis]
 
 
 def find_folder(dataset: str, folder: Path | None = None) -> Path:

@@ -7,8 +7,9 @@ submodules, so a captured graph names each of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import safetensors.torch
 import torch
@@ -21,7 +22,14 @@ from accelsim.files import read_bytes
 from .cards import Card
 
 
-class LeNet5(nn.Module):
+class Network(nn.Module):
+    """What every network here says of itself: that it takes float32 (N, 1, input_size, input_size), 0..1."""
+
+    input_size: ClassVar[int]
+    """One of `data.SIZES`."""
+
+
+class LeNet5(Network):
     """LeNet-5 on a 32x32 single-channel image, with ReLU and max pooling.
 
     ======== ======================== ============== ================= ================
@@ -45,6 +53,8 @@ class LeNet5(nn.Module):
     Args:
         bias: Whether the three convolutions and the two fully connected layers have a bias.
     """
+
+    input_size = 32
 
     def __init__(self, *, bias: bool) -> None:
         super().__init__()
@@ -71,7 +81,44 @@ class LeNet5(nn.Module):
         return logits
 
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = {"LeNet5": LeNet5}
+class MLP(Network):
+    """Fully connected 784-256-128-10 on a 28x28 single-channel image, with tanh after the hidden layers.
+
+    ======== ======================== ============== ================ ======= ==============
+    layer    operation                output         weights          biases  MACs per image
+    ======== ======================== ============== ================ ======= ==============
+    fc1      fully connected 784->256 (256,)         200,704          256     200,704
+    fc2      fully connected 256->128 (128,)         32,768           128     32,768
+    output   fully connected 128->10  (10,)          1,280            10      1,280
+    ======== ======================== ============== ================ ======= ==============
+
+    A tanh follows fc1 and fc2: in integers, a table of 256 entries. With biases 235,146 parameters, without
+    them 234,752.
+
+    Args:
+        bias: Whether the three layers have a bias.
+    """
+
+    input_size = 28
+
+    def __init__(self, *, bias: bool) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(28 * 28, 256, bias=bias)
+        self.tanh1 = nn.Tanh()
+        self.fc2 = nn.Linear(256, 128, bias=bias)
+        self.tanh2 = nn.Tanh()
+        self.output = nn.Linear(128, 10, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, float32 (N, 10), of `images`, float32 (N, 1, 28, 28) with pixels in 0..1."""
+        x = self.tanh1(self.fc1(self.flatten(images)))
+        x = self.tanh2(self.fc2(x))
+        logits: Tensor = self.output(x)
+        return logits
+
+
+MODELS: Mapping[str, type[Network]] = {"LeNet5": LeNet5, "MLP": MLP}
 """The classes a card may name as ``[model] class``; their keyword arguments are its ``arguments``."""
 
 
@@ -81,7 +128,7 @@ def load_trained(card: Card, path: Path) -> nn.Module:
     Raises:
         InputError: The file is unreadable, not the one the card was written for, or no safetensors file; a
             tensor is missing, too many, of the wrong shape or type, or holds NaN or an infinity; the card's
-            model is not known.
+            model is not known or takes images of another size.
     """
     content = read_bytes(path)
     digest = hashlib.sha256(content).hexdigest()
@@ -114,11 +161,16 @@ def load_trained(card: Card, path: Path) -> nn.Module:
     return module.eval()
 
 
-def _build(card: Card, path: Path) -> nn.Module:
+def _build(card: Card, path: Path) -> Network:
     if card.model not in MODELS:
         raise InputError(
             f"{path} [model]: class = {card.model!r} is not known; use one of {', '.join(MODELS)}"
             f"{did_you_mean(card.model, MODELS)}"
+        )
+    size = MODELS[card.model].input_size
+    if card.input_size != size:
+        raise InputError(
+            f"{path}: input_size = {card.input_size} is not {card.model}'s {size}; train again, which writes the card"
         )
     try:
         return MODELS[card.model](**card.arguments)

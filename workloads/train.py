@@ -2,6 +2,11 @@
 
     python -m accelsim.workloads.train lenet5 --data DIR
 
+A recipe also trains on another data set, as a workload of your own: under a name of yours, into the folder that
+the environment variable ACCELSIM_WORKLOADS names, where every command finds it, or into --output::
+
+    python -m accelsim.workloads.train lenet5 --dataset fashion-mnist --name my_fashion --data DIR
+
 Determinate: the same command with the same torch version on the same processor type gives the same bytes,
 whether it ran through or was killed and started again. One thread, because the order of float additions
 depends on the number of threads. After each epoch a checkpoint with everything that the rest depends on
@@ -16,6 +21,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +39,9 @@ from tqdm import tqdm
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import write_whole
 
+from . import ENVIRONMENT_VARIABLE
 from .cards import WEIGHTS_FOLDER, Card, write_card
-from .data import Dataset, load_dataset
+from .data import DATASETS, Dataset, load_dataset
 from .models import MODELS
 
 
@@ -43,7 +51,7 @@ class Recipe:
 
     Attributes:
         name: The workload's name.
-        summary: One line for a list of workloads.
+        network: What it is, in a few words.
         dataset: The data set it is trained and tested on.
         model: A key of `models.MODELS`.
         bias: The model's argument.
@@ -52,10 +60,11 @@ class Recipe:
         learning_rate: At the first step.
         weight_decay: Share of each weight that a step takes off, times the learning rate.
         max_shift: Each image is moved by up to so many pixels, per axis, anew in each epoch; zeros move in.
+        varies: The name of the one of `RECIPES` that this is with another name or data set; None for those.
     """
 
     name: str
-    summary: str
+    network: str
     dataset: str
     model: str
     bias: bool
@@ -64,6 +73,25 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     max_shift: int
+    varies: str | None = None
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the images, those that the model takes."""
+        return MODELS[self.model].input_size
+
+    @property
+    def summary(self) -> str:
+        """One line for a list of workloads."""
+        return f"{self.network}, {_PICTURES[self.dataset].format(size=f'{self.input_size}x{self.input_size}')}"
+
+
+_PICTURES = {
+    "mnist": "{size} images of MNIST",
+    "fashion-mnist": "{size} images of Fashion-MNIST",
+    "digits": "the embedded digits enlarged to {size}",
+}
+"""For each data set, what the summary of a workload says of its images."""
 
 
 RECIPES = {
@@ -71,7 +99,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="lenet5",
-            summary="LeNet-5 with ReLU and max pooling, no biases, 32x32 images of MNIST",
+            network="LeNet-5 with ReLU and max pooling, no biases",
             dataset="mnist",
             model="LeNet5",
             bias=False,
@@ -83,7 +111,7 @@ RECIPES = {
         ),
         Recipe(
             name="lenet5_bias",
-            summary="LeNet-5 with ReLU, max pooling and biases, 32x32 images of MNIST",
+            network="LeNet-5 with ReLU, max pooling and biases",
             dataset="mnist",
             model="LeNet5",
             bias=True,
@@ -95,7 +123,7 @@ RECIPES = {
         ),
         Recipe(
             name="lenet5_digits",
-            summary="LeNet-5 with ReLU and max pooling, no biases, the embedded digits enlarged to 32x32",
+            network="LeNet-5 with ReLU and max pooling, no biases",
             dataset="digits",
             model="LeNet5",
             bias=False,
@@ -104,6 +132,30 @@ RECIPES = {
             learning_rate=2e-3,
             weight_decay=1e-2,
             max_shift=2,
+        ),
+        Recipe(
+            name="mlp",
+            network="MLP 784-256-128-10 with tanh and biases",
+            dataset="mnist",
+            model="MLP",
+            bias=True,
+            epochs=30,
+            batch=128,
+            learning_rate=2e-3,
+            weight_decay=1e-2,
+            max_shift=1,
+        ),
+        Recipe(
+            name="mlp_digits",
+            network="MLP 784-256-128-10 with tanh and biases",
+            dataset="digits",
+            model="MLP",
+            bias=True,
+            epochs=60,
+            batch=32,
+            learning_rate=2e-3,
+            weight_decay=1e-2,
+            max_shift=1,
         ),
     )
 }
@@ -114,7 +166,7 @@ def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int,
 
     Args:
         recipe: What to train and how.
-        train_data: Images to learn from, float32 (N, 1, 32, 32) in 0..1.
+        train_data: Images to learn from, float32 (N, 1, input_size, input_size) in 0..1.
         test_data: Images for the accuracy on the card; seen by nothing else.
         seed: 0..2**63-1, of the initial weights, the order of the images and their shifts.
         output: An existing folder for ``<name>.safetensors``, ``<name>.toml`` and, until the end,
@@ -146,6 +198,7 @@ def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int,
         summary=recipe.summary,
         dataset=recipe.dataset,
         trained_on=train_data.name,
+        input_size=recipe.input_size,
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         model=recipe.model,
         arguments={"bias": recipe.bias},
@@ -274,8 +327,48 @@ def _determinate() -> Iterator[None]:
 
 
 def _command(recipe: Recipe, seed: int) -> str:
+    own = f" --dataset {recipe.dataset} --name {recipe.name} --output FOLDER" if recipe.varies else ""
     data = "" if recipe.dataset == "digits" else " --data DIR"
-    return f"python -m accelsim.workloads.train {recipe.name}{data} --epochs {recipe.epochs} --seed {seed}"
+    trained = f"{recipe.varies or recipe.name}{own}{data} --epochs {recipe.epochs} --seed {seed}"
+    return f"python -m accelsim.workloads.train {trained}"
+
+
+def _chosen(given: argparse.Namespace) -> Recipe:
+    """The recipe that the command line asks for."""
+    if given.recipe not in RECIPES:
+        raise InputError(
+            f"recipe = {given.recipe!r} is not known; use one of {', '.join(RECIPES)}"
+            f"{did_you_mean(given.recipe, RECIPES)}"
+        )
+    recipe = RECIPES[given.recipe]
+    dataset, name = given.dataset or recipe.dataset, given.name or recipe.name
+    if dataset not in DATASETS:
+        raise InputError(
+            f"--dataset = {dataset!r} is not known; use one of {', '.join(DATASETS)}{did_you_mean(dataset, DATASETS)}"
+        )
+    if (dataset, name) != (recipe.dataset, recipe.name):
+        if name in RECIPES:
+            raise InputError(f"--name = {name!r} is a workload of the package; give yours a --name of its own")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise InputError(f"--name = {name!r} becomes a file's name; use letters, digits, _ and - only")
+        recipe = dataclasses.replace(recipe, name=name, dataset=dataset, varies=recipe.name)
+    if given.epochs is not None:
+        recipe = dataclasses.replace(recipe, epochs=given.epochs)
+    if recipe.epochs < 1:
+        raise InputError(f"--epochs = {recipe.epochs} must be at least 1")
+    return recipe
+
+
+def _output(given: Path | None, recipe: Recipe) -> Path:
+    """The folder to write to: the package's own only for a recipe as it stands."""
+    if given is not None:
+        return given
+    if recipe.varies is None:
+        return WEIGHTS_FOLDER
+    own = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if not own:
+        raise InputError(f"{recipe.name}: no folder for your own weights; give --output or set {ENVIRONMENT_VARIABLE}")
+    return Path(own)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -284,37 +377,34 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m accelsim.workloads.train",
         description="Train a workload and write its weights and card.",
     )
-    parser.add_argument("name", help=", ".join(RECIPES))
+    parser.add_argument("recipe", help=", ".join(RECIPES))
+    parser.add_argument("--dataset", help=f"train on another one: {', '.join(DATASETS)} (default: the recipe's)")
+    parser.add_argument("--name", help="of the workload (default: the recipe's; needed for another data set)")
     parser.add_argument(
         "--data", type=Path, help="folder of the data sets (default: ACCELSIM_DATA, else ~/.cache/accelsim)"
     )
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is absent")
     parser.add_argument("--epochs", type=int, help="passes over the train split (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and shifts (default: 1)")
-    parser.add_argument("--output", type=Path, default=WEIGHTS_FOLDER, help="folder for weights and card")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"folder for weights and card (default: {ENVIRONMENT_VARIABLE} for your own workloads, else the package)",
+    )
     given = parser.parse_args(arguments)
     try:
-        if given.name not in RECIPES:
-            raise InputError(
-                f"name = {given.name!r} has no recipe; use one of {', '.join(RECIPES)}"
-                f"{did_you_mean(given.name, RECIPES)}"
-            )
-        recipe = RECIPES[given.name]
-        if given.epochs is not None:
-            recipe = dataclasses.replace(recipe, epochs=given.epochs)
-        if recipe.epochs < 1:
-            raise InputError(f"--epochs = {recipe.epochs} must be at least 1")
+        recipe = _chosen(given)
+        output = _output(given.output, recipe)
         if not 0 <= given.seed < 2**63:
             raise InputError(f"--seed = {given.seed} must be in 0..2**63-1")
-        train_data = load_dataset(recipe.dataset, given.data, "train", download=given.download)
-        test_data = load_dataset(recipe.dataset, given.data, "test", download=given.download)
+        size, download = recipe.input_size, given.download
+        train_data = load_dataset(recipe.dataset, given.data, "train", size=size, download=download)
+        test_data = load_dataset(recipe.dataset, given.data, "test", size=size, download=download)
         try:
-            given.output.mkdir(parents=True, exist_ok=True)
+            output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{given.output}: cannot create the folder: {error.strerror}; give another --output"
-            ) from error
-        card = train(recipe, train_data, test_data, seed=given.seed, output=given.output)
+            raise InputError(f"{output}: cannot create the folder: {error.strerror}; give another --output") from error
+        card = train(recipe, train_data, test_data, seed=given.seed, output=output)
     except InputError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -15,8 +15,10 @@ from accelsim.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from accelsim.config import Hardware
+    from accelsim.energy import EnergyTable
     from accelsim.ir import IntegerGraph
     from accelsim.pipeline import Outcome
+    from accelsim.sources import Source
 
 EPILOG = """examples:
   accelsim run lenet5_digits                          LeNet-5 on the embedded digits, default machine
@@ -90,7 +92,10 @@ def _build_parser() -> argparse.ArgumentParser:
 # Arguments ----------------------------------------------------------------------------------------------------
 
 
-def _machine_arguments(parser: argparse.ArgumentParser) -> None:
+WORKLOAD_HELP = "a shipped name, a graph or program directory, or file.py:function"
+
+
+def _hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hardware", default="default_16x16", metavar="F", help="preset or TOML file (default: %(default)s)"
     )
@@ -101,6 +106,9 @@ def _machine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override one key of the hardware; repeatable",
     )
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantization", default="int8", metavar="F", help="preset or TOML file (default: %(default)s)"
     )
@@ -109,9 +117,8 @@ def _machine_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override one key of the scheme",
+        help="override one key of the scheme; repeatable",
     )
-    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images of one run (default: 1)")
     parser.add_argument(
         "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workload's own"
     )
@@ -121,9 +128,16 @@ def _machine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.npy",
         help="float images to calibrate on (default: 1,024 training images)",
     )
+
+
+def _input_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", type=Path, metavar="F.npy", help="float images (N, C, H, W) to run (default: test images)"
     )
+
+
+def _batch_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images of one run (default: 1)")
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,19 +149,54 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--telemetry", action="store_true", default=None, help="watch partial sums whatever the size")
     parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw energy, utilisation, timeline, partial sums")
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workload", metavar="WORKLOAD", help="a workload's name or a graph directory")
-    _machine_arguments(parser)
+    parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
+    _hardware_arguments(parser)
+    _source_arguments(parser)
+    _batch_argument(parser)
+    _input_argument(parser)
     parser.add_argument("--images", type=int, metavar="N", help="images to run and check (default: one batch)")
     _report_arguments(parser)
+    parser.add_argument(
+        "--dump-tensors", type=Path, metavar="DIR", help="write every node's tensor as .npy, with a manifest"
+    )
 
 
 def _compile_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workload", metavar="WORKLOAD", help="a workload's name or a graph directory")
-    _machine_arguments(parser)
+    parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
+    _hardware_arguments(parser)
+    _source_arguments(parser)
+    _batch_argument(parser)
+    _input_argument(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="program directory to write")
+
+
+def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
+    _source_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="graph directory to write")
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
+    _hardware_arguments(parser)
+    _source_arguments(parser)
+    parser.add_argument("--images", type=int, default=200, metavar="N", help="test images (default: %(default)s)")
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="A", help=WORKLOAD_HELP)
+    parser.add_argument("second", metavar="B", help=WORKLOAD_HELP)
+    _hardware_arguments(parser)
+    _source_arguments(parser)
+    parser.add_argument(
+        "--second-quantization", metavar="F", help="scheme of B, where it is float and another than A's"
+    )
+    _input_argument(parser)
+    parser.add_argument("--images", type=int, default=20, metavar="N", help="images to compare (default: %(default)s)")
 
 
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,59 +215,113 @@ def _disasm_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
     from accelsim.compiler import compile_graph
     from accelsim.energy import load_energy
     from accelsim.ir import quantize_input
     from accelsim.pipeline import run_checked
-    from accelsim.sources import load_images, read_images
+    from accelsim.report import dump_tensors
 
     _positive("--batch", arguments.batch)
     count = arguments.batch if arguments.images is None else _positive("--images", arguments.images)
     energy = load_energy(arguments.energy)
-    hardware, source = _workload(arguments)
-    labels = None
-    if arguments.input is not None:
-        images = read_images(arguments.input)
-        if arguments.images is not None and arguments.images > len(images):
-            raise InputError(f"--images {count}: {arguments.input} holds {len(images)}; ask for at most that")
-        images = images[: arguments.images]
-    else:
-        found = load_images(source, arguments.data, count)
-        images, labels = found.images, found.labels
+    hardware = _hardware(arguments)
+    source = _source(arguments, arguments.workload)
+    images, labels = _images(arguments, source, count, exactly=arguments.images is not None)
     program = compile_graph(source.graph, hardware, arguments.batch)
-    codes = quantize_input(source.graph, np.asarray(images))
+    codes = quantize_input(source.graph, images)
     with _progress(len(codes)) as progress:
         outcome = run_checked(
-            program, source.graph, codes, labels=labels, telemetry=arguments.telemetry, progress=progress
+            program,
+            source.graph,
+            codes,
+            labels=labels,
+            telemetry=arguments.telemetry,
+            keep_tensors=arguments.dump_tensors is not None,
+            progress=progress,
         )
+    if outcome.tensors is not None:
+        dump_tensors(source.graph, outcome.tensors, arguments.dump_tensors)
     image = images[0, 0] if images.ndim == 4 and images.shape[1] == 1 else None
-    return _finish(outcome, source.graph, hardware, energy, arguments.json, image, source.float_accuracy)
+    return _finish(arguments, outcome, source.graph, energy, image, source.float_accuracy)
 
 
 def _compile(arguments: argparse.Namespace) -> int:
     from accelsim.compiler import compile_graph
     from accelsim.ir import quantize_input
     from accelsim.pipeline import save_compiled
-    from accelsim.sources import load_images, read_images
 
     _positive("--batch", arguments.batch)
-    hardware, source = _workload(arguments)
+    hardware = _hardware(arguments)
+    source = _source(arguments, arguments.workload)
     program = compile_graph(source.graph, hardware, arguments.batch)
-    if arguments.input is not None:
-        images = read_images(arguments.input)
-        if len(images) != arguments.batch:
-            raise InputError(
-                f"--input {arguments.input}: holds {len(images)} images; --batch {arguments.batch} needs as many"
-            )
-    else:
-        images = load_images(source, arguments.data, arguments.batch).images
+    images, _ = _images(arguments, source, arguments.batch, exactly=True)
     save_compiled(program, source.graph, quantize_input(source.graph, images), arguments.output)
     print(
         f"{arguments.output}: {len(program.instructions)} instructions, {program.dram.size:,} bytes of DRAM, "
         f"batch {program.batch}, for {hardware.name}"
     )
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from accelsim.ir import Mac, save_graph
+
+    graph = _source(arguments, arguments.workload).graph
+    save_graph(graph, arguments.output)
+    weights = sum(node.weight.size for node in graph.nodes if isinstance(node, Mac))
+    print(f"{arguments.output}: {len(graph.nodes)} nodes, {weights:,} weights, zero points {graph.zero_points}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from accelsim.compiler import compile_graph
+    from accelsim.ir import quantize_input
+    from accelsim.machine import Accelerator
+    from accelsim.report import describe_hardware
+    from accelsim.sources import load_images
+
+    count = _positive("--images", arguments.images)
+    hardware = _hardware(arguments)
+    source = _source(arguments, arguments.workload)
+    found = load_images(source, arguments.data, count)
+    if found.labels is None:
+        raise InputError(f"{arguments.workload}: its images have no labels; give --data NAME of a data set")
+    machine = Accelerator(compile_graph(source.graph, hardware))
+    right = 0
+    with _progress(count) as progress:
+        for number, codes in enumerate(quantize_input(source.graph, found.images)):
+            output = machine.run(codes[None], clock=False).output
+            assert output is not None
+            right += int(np.argmax(output) == found.labels[number])
+            progress(number + 1)
+    print(f"{arguments.workload} on {describe_hardware(hardware)}")
+    print(f"accuracy        {100 * right / count:.2f} % ({right} of {count} images of {found.source})")
+    if source.float_accuracy is not None:
+        print(f"float accuracy  {100 * source.float_accuracy:.2f} % (of the whole test set)")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from accelsim.ir import quantize_input
+    from accelsim.report import compare_graphs, show_comparison
+
+    count = _positive("--images", arguments.images)
+    hardware = _hardware(arguments)
+    first = _source(arguments, arguments.first)
+    if arguments.second_quantization is not None:
+        arguments.quantization = arguments.second_quantization
+    second = _source(arguments, arguments.second)
+    images, _ = _images(arguments, first if first.dataset or first.example is not None else second, count)
+    differences = compare_graphs(
+        first.graph,
+        second.graph,
+        quantize_input(first.graph, images),
+        quantize_input(second.graph, images),
+        hardware.arithmetic(),
+    )
+    print(show_comparison(differences))
     return 0
 
 
@@ -239,7 +342,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
             )
         codes = quantize_input(graph, images)
     outcome = run_checked(program, graph, codes, telemetry=arguments.telemetry)
-    return _finish(outcome, graph, program.hardware, energy, arguments.json, None, None)
+    return _finish(arguments, outcome, graph, energy)
 
 
 def _disasm(arguments: argparse.Namespace) -> int:
@@ -267,40 +370,57 @@ def _list(_: argparse.Namespace) -> int:
     return 0
 
 
-def _workload(arguments: argparse.Namespace) -> tuple[Hardware, Any]:
-    from accelsim.config import load_hardware, load_quantization
+def _hardware(arguments: argparse.Namespace) -> Hardware:
+    from accelsim.config import load_hardware
+
+    return load_hardware(arguments.hardware, arguments.set)
+
+
+def _source(arguments: argparse.Namespace, workload: str) -> Source:
+    from accelsim.config import load_quantization
     from accelsim.sources import find_workload
 
-    hardware = load_hardware(arguments.hardware, arguments.set)
     scheme = load_quantization(arguments.quantization, arguments.quantization_set)
-    source = find_workload(
-        arguments.workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration
-    )
-    return hardware, source
+    return find_workload(workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration)
+
+
+def _images(arguments: argparse.Namespace, source: Source, count: int, *, exactly: bool = False) -> tuple[Any, Any]:
+    """Images and labels (or None): those of --input, at most or exactly `count`, or the first `count` test images."""
+    from accelsim.sources import load_images, read_images
+
+    if arguments.input is None:
+        found = load_images(source, arguments.data, count)
+        return found.images, found.labels
+    images = read_images(arguments.input)
+    if exactly and count > len(images):
+        raise InputError(f"--input {arguments.input}: holds {len(images)} images, {count} are asked for")
+    return images[:count] if exactly else images, None
 
 
 def _finish(
+    arguments: argparse.Namespace,
     outcome: Outcome,
     graph: IntegerGraph,
-    hardware: Hardware,
-    energy: Any,
-    json_path: Path | None,
-    image: Any,
-    float_accuracy: float | None,
+    energy: EnergyTable,
+    image: Any = None,
+    float_accuracy: float | None = None,
 ) -> int:
+    """Report a run in every form asked for; returns the exit code."""
     from accelsim.files import write_json
-    from accelsim.report import build_report, price, show, show_image
+    from accelsim.report import build_report, price, show, show_image, write_figures
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)
     report["float_accuracy"] = float_accuracy
-    if json_path is not None:
-        write_json(json_path, report)
+    if arguments.json is not None:
+        write_json(arguments.json, report)
+    if arguments.figures is not None:
+        write_figures(outcome, graph, priced, arguments.figures)
     if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
         label = None if outcome.labels is None else int(outcome.labels[0])
         print(show_image(image, int(outcome.outputs[0].argmax()), label))
         print()
-    print(show(report, hardware, priced))
+    print(show(report, outcome.program.hardware, priced))
     return 0 if report["bit_exact"] else 1
 
 
@@ -336,6 +456,9 @@ class _progress:
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": (_run, "compile, simulate, check every bit against the reference, report", _run_arguments),
     "compile": (_compile, "write a program directory", _compile_arguments),
+    "quantize": (_quantize, "write a workload's integer graph", _quantize_arguments),
+    "evaluate": (_evaluate, "accuracy on test images, on the machine without a clock", _evaluate_arguments),
+    "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),
     "list": (_list, "workloads and presets there are", lambda _: None),

@@ -53,6 +53,8 @@ class Outcome:
         images_checked: images whose every written tensor was compared.
         mismatch: the first difference, or None.
         labels: int64 (N,) or None.
+        tensors: codes int64 (N, H, W, C) of every node, where asked for: as the machine wrote them, and, of nodes
+            fused away, as the reference computes them.
     """
 
     program: Program
@@ -62,6 +64,7 @@ class Outcome:
     images_checked: int = 0
     mismatch: Check | None = None
     labels: Int64 | None = None
+    tensors: dict[str, Int64] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -114,6 +117,7 @@ def run_checked(
     *,
     labels: Int64 | None = None,
     telemetry: bool | None = None,
+    keep_tensors: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Outcome:
     """Run images through a program and compare every tensor it writes with the reference evaluation.
@@ -126,6 +130,7 @@ def run_checked(
         codes: int64 (N, H, W, C); a last partial batch is filled up with its first image, which is not counted.
         labels: int64 (N,).
         telemetry: watch the partial sums of the first batch; None does below `TELEMETRY_LIMIT` MACs.
+        keep_tensors: fill `Outcome.tensors`.
         progress: called with the number of images done after each batch.
     """
     machine = Accelerator(program)
@@ -133,7 +138,7 @@ def run_checked(
     if telemetry is None:
         telemetry = sum(layer.macs for layer in program.layers) < TELEMETRY_LIMIT
     outcome: Outcome | None = None
-    outputs = []
+    outputs, kept = [], []
     for first in range(0, len(codes), program.batch):
         batch = codes[first : first + program.batch]
         count = len(batch)
@@ -144,24 +149,28 @@ def run_checked(
             outcome = Outcome(program, machine, run, labels=labels)
         assert run.output is not None
         outputs.append(run.output[:count])
+        expected = evaluate(graph, batch, arithmetic).tensors
         if outcome.mismatch is None:
-            outcome.mismatch = _compare(graph, batch, arithmetic, collector, run.output, first)
+            outcome.mismatch = _compare(graph, expected, collector, run.output[:count], first)
+        if keep_tensors:
+            kept.append({**expected, **{name: tensor[:count] for name, tensor in collector.tensors.items()}})
         outcome.images_checked += count
         progress(first + count)
     if outcome is None:
         raise InputError("no images to run; give at least one")
     outcome.outputs = _to_pytorch(program, np.concatenate(outputs))
+    if keep_tensors:
+        outcome.tensors = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     return outcome
 
 
 def _compare(
-    graph: IntegerGraph, codes: Int64, arithmetic: Arithmetic, collector: TensorCollector, output: Int64, first: int
+    graph: IntegerGraph, expected: dict[str, Int64], collector: TensorCollector, output: Int64, first: int
 ) -> Check | None:
     """Compare all written tensors, and the result as it lies in DRAM, in the graph's order."""
-    expected = evaluate(graph, codes, arithmetic).tensors
     found = {**collector.tensors, f"{graph.output} in DRAM": output}
     for name in (*(node.name for node in graph.nodes if node.name in collector.tensors), f"{graph.output} in DRAM"):
-        want, got = expected[name.removesuffix(" in DRAM")], found[name][: len(codes)]
+        want, got = expected[name.removesuffix(" in DRAM")], found[name][: len(output)]
         different = np.argwhere(want != got)
         if len(different):
             image, y, x, channel = (int(v) for v in different[0])

@@ -54,7 +54,11 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["rnu"], "'rnu' is not a command; did you mean 'run'?; commands: run, compile, simulate, disasm, list"),
+        (
+            ["rnu"],
+            "'rnu' is not a command; did you mean 'run'?; "
+            "commands: run, compile, quantize, evaluate, compare, simulate, disasm, list",
+        ),
         (["run", "lenet5_digits", "--batch", "0"], "--batch 0: must be at least 1"),
         (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),
         (
@@ -244,3 +248,92 @@ def test_every_quantisation_preset_is_bit_exact(capsys, preset):
     workload = "lenet5_bias" if preset == "bias_in_accumulator" else "lenet5_digits"
     assert main(["run", workload, "--data", "digits", "--quantization", preset, "--images", "3"]) == 0
     assert "bit_exact: true (3 images" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def graph_directory(tmp_path_factory):
+    """The quantised graph of the embedded digits."""
+    folder = tmp_path_factory.mktemp("graph") / "lenet"
+    assert main(["quantize", "lenet5_digits", "-o", str(folder)]) == 0
+    return folder
+
+
+def test_a_quantised_graph_runs_as_the_workload_does(capsys, tmp_path, graph_directory):
+    path = tmp_path / "out.json"
+    command = ["run", str(graph_directory), "--data", "digits", "--images", "4", "--json", str(path)]
+    assert main(command) == 0
+    outputs = json.loads(path.read_text())["outputs"]
+    assert main(["run", "lenet5_digits", "--images", "4", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["outputs"] == outputs
+
+
+def test_a_graph_directory_without_data_is_refused(capsys, graph_directory):
+    assert refused(capsys, "run", str(graph_directory)) == (
+        f"{graph_directory}: no data is known for it; give --input FILE.npy, or --data NAME of a data set"
+    )
+
+
+def test_evaluate_counts_right_answers(capsys, graph_directory):
+    capsys.readouterr()
+    assert main(["evaluate", str(graph_directory), "--data", "digits", "--images", "30"]) == 0
+    text = capsys.readouterr().out
+    found = re.search(r"^accuracy +([0-9.]+) % \((\d+) of 30 images of digits test\)$", text, re.MULTILINE)
+    assert found is not None
+    assert int(found[2]) >= 29
+
+
+def test_evaluate_on_a_4_bit_range_of_accumulators_falls_to_chance(capsys, graph_directory):
+    narrow = ["--set", "accumulator.width_bits=8"]
+    assert main(["evaluate", str(graph_directory), "--data", "digits", "--images", "30", *narrow]) == 0
+    found = re.search(r"\((\d+) of 30", capsys.readouterr().out)
+    assert int(found[1]) < 12
+
+
+def test_compare_with_itself_is_equal_and_with_floor_is_not(capsys, graph_directory):
+    capsys.readouterr()
+    folder = str(graph_directory)
+    assert main(["compare", folder, folder, "--data", "digits", "--images", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["input", "c1", "s2", "c3", "s4", "c5", "f6", "output"]
+    assert all(line.split()[2] == "0" and line.endswith("equal") for line in lines)
+    assert (
+        main(["compare", folder, "lenet5_digits", "--data", "digits", "--images", "3", "--quantization", "coursework"])
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines[0].endswith("equal")
+    assert all(int(line.split()[2].replace(",", "")) > 0 for line in lines[1:])
+
+
+def test_dumped_tensors_are_those_of_the_report_and_the_manifest_says_what_they_are(tmp_path, graph_directory):
+    folder, path = tmp_path / "tensors", tmp_path / "out.json"
+    command = ["run", str(graph_directory), "--data", "digits", "--images", "3", "--json", str(path)]
+    assert main([*command, "--dump-tensors", str(folder)]) == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [entry["node"] for entry in manifest["tensors"]] == ["input", "c1", "s2", "c3", "s4", "c5", "f6", "output"]
+    for entry in manifest["tensors"]:
+        array = np.load(folder / entry["file"], allow_pickle=False)
+        assert (list(array.shape), array.dtype.name) == (entry["shape"], entry["dtype"])
+    last = np.load(folder / manifest["tensors"][-1]["file"]).reshape(3, 10)
+    assert last.tolist() == json.loads(path.read_text())["outputs"]
+
+
+@pytest.mark.parametrize(
+    "source, line",
+    [
+        ("def net(:", "importing it raised SyntaxError: "),
+        ("def nte(): ...", "has no function 'net'; did you mean 'nte'?"),
+        ("def net(): raise ValueError('a\\nb')", ":net: raised ValueError: a b"),
+        ("def net(): return 3", ":net: must return (nn.Module, example tensor), not int"),
+        ("def net(): return 3, 4", ":net: must return (nn.Module, example tensor), not (int, int)"),
+    ],
+)
+def test_a_model_of_ones_own_that_does_not_work_is_one_line(capsys, tmp_path, source, line):
+    (tmp_path / "mine.py").write_text(source)
+    assert line in refused(capsys, "run", f"{tmp_path / 'mine.py'}:net")
+
+
+def test_figures_are_written_where_asked(tmp_path, graph_directory):
+    assert main(["run", str(graph_directory), "--data", "digits", "--figures", str(tmp_path / "figures")]) == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"energy.png", "utilization.svg", "timeline.png", "partial_sums.svg"} <= names

@@ -209,6 +209,49 @@ def test_horowitz_figures_are_those_of_the_paper():
     assert price(horowitz, OpKey("dram.read", 8), 8).energy == 1300
 
 
+@pytest.mark.parametrize(
+    "op, words, energy",
+    [
+        ("register.psum", 1, 2),  # to the neighbouring element
+        ("register.activation", 1, 2),
+        ("register.weight", 1, 2),
+        ("register.skew", 1, 1),  # a register file
+        ("read.activation", 1, 6),  # a buffer
+        ("write.weight", 3, 18),
+        ("read.parameter", 1, 6),
+        ("write.table", 1, 6),
+        ("read.accumulator", 1, 6),
+        ("dram.read", 1, 200),
+        ("dram.write", 2, 400),
+    ],
+)
+def test_eyeriss_figures_are_those_of_the_paper_for_16_bit_words(op, words, energy):
+    capacities = memory_capacities(load_hardware())
+    assert price(load_energy("eyeriss_relative"), OpKey(op, 16), words, **capacities).energy == energy
+    assert price(load_energy("eyeriss_relative"), OpKey(op, 8), 2 * words, **capacities).energy == energy
+
+
+def test_eyeriss_unit_is_one_16_bit_mac_with_a_32_bit_addition():
+    eyeriss = load_energy("eyeriss_relative")
+    product, addition = price(eyeriss, OpKey("mul", 16, 16)).energy, price(eyeriss, OpKey("add.array", 32)).energy
+    assert (product, addition) == (Fraction("0.89"), Fraction("0.11"))
+    # The split follows the number of full adders, 256 and 32, and Horowitz's figures, to two digits.
+    horowitz = load_energy("horowitz_45nm")
+    theirs = [price(horowitz, key).energy for key in (OpKey("mul", 16, 16), OpKey("add.array", 32))]
+    assert round(float(theirs[1] / sum(theirs)), 2) == round(32 / 288, 2) == float(addition)
+
+
+def test_eyeriss_says_what_it_assumes():
+    eyeriss = load_energy("eyeriss_relative")
+    assert (eyeriss.unit, eyeriss.header.node_nm, eyeriss.header.voltage_v) == ("relative", 65, None)
+    assert eyeriss.title.endswith("ISCA 2016, table IV (a commercial 65 nm process), 65 nm")
+    report = evaluate(eyeriss, [layer(every_op())], memory_capacities(load_hardware()))
+    assert any("one sixteenth for each bit" in note for note in report.notes)
+    assert any(note.startswith("mul, requant_mul: 0.89 of a 16-bit MAC") for note in report.notes)
+    free = {op for op, entry in eyeriss.by_op.items() if entry.kind == "zero"}
+    assert free == {"requant_shift", "table_lookup", "idle"}
+
+
 def test_narrowing_the_accumulator_from_32_to_17_bits_saves_15_percent_of_a_mac():
     horowitz = load_energy("horowitz_45nm")
 
@@ -537,17 +580,29 @@ def test_a_table_is_found_by_name_or_path_and_named_after_its_file(tmp_path):
     )
 
 
-def test_the_example_in_the_documentation_is_a_table(tmp_path):
+@pytest.fixture
+def documented(tmp_path) -> EnergyTable:
+    """The example of docs/energy.md, as a user would save it."""
     text = (Path(__file__).parents[1] / "docs" / "energy.md").read_text()
     (tmp_path / "mine.toml").write_text(text.split("```toml\n")[1].split("```")[0])
-    energy_table = load_energy(tmp_path / "mine.toml")
-    assert price(energy_table, OpKey("mul", 8, 8), 1000).energy == 64
-    assert price(energy_table, OpKey("add.array", 20), 1000).energy == 20
-    assert price(energy_table, OpKey("read.weight", 8), 16, weight=65536).energy == 11
-    assert (
-        "read.weight: one bank a memory"
-        in evaluate(energy_table, [layer(Counter({OpKey("read.weight", 8): 1}))], {"weight": 1024}).notes
-    )
+    return load_energy(tmp_path / "mine.toml")
+
+
+def test_the_example_in_the_documentation_is_a_table(documented):
+    assert price(documented, OpKey("mul", 8, 8), 1000).energy == 64
+    assert price(documented, OpKey("add.array", 20), 1000).energy == 20
+    assert price(documented, OpKey("read.weight", 8), 16, weight=65536).energy == 11
+    counts: Counts = Counter({OpKey("read.weight", 8): 1})
+    assert "read.weight: one bank a memory" in evaluate(documented, [layer(counts)], {"weight": 1024}).notes
+
+
+@pytest.mark.parametrize("hardware", ["default_16x16", "edge_8x8"])
+def test_the_example_in_the_documentation_prices_every_operation(documented, hardware):
+    counts = every_op(32) + Counter({OpKey("add.ppu", 33): 2, OpKey("requant_mul", 33, 32): 1})
+    assert documented.by_op.keys() == set(OPS)
+    report = evaluate(documented, [layer(counts)], memory_capacities(load_hardware(hardware)))
+    assert list(report.by_op) == list(OPS)
+    assert all(by_place(report.by_op)[place] > 0 for place in PLACES if place != "idle")
 
 
 @pytest.mark.parametrize("name", ENERGY_TABLES)

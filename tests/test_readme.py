@@ -15,8 +15,19 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)]
 
 
+FILES = dict(
+    zip(
+        re.findall(r"`([a-z]+\.(?:py|toml))`", README),
+        re.findall(r"^```(?:python\nimport|toml\n)(.*?)^```", README, re.MULTILINE | re.DOTALL),
+        strict=True,
+    )
+)
+
+
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
 def test_commands_run(tmp_path, block):
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(("import" if name.endswith(".py") else "") + content)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in BLOCKS[block]:
         done = subprocess.run(

@@ -80,7 +80,7 @@ def vouched(data: dict[str, Any], tensors: bytes) -> str:
     data = {key: value for key, value in data.items() if key != "sha256"}
     data["tensors_sha256"] = hashlib.sha256(tensors).hexdigest()
     data["sha256"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    return json.dumps(data)
+    return json.dumps(data, indent=1) + "\n"
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -273,7 +273,7 @@ def test_every_missing_key_is_refused_in_one_line(tmp_path, saved):
     data["sha256"] = hashlib.sha256(
         json.dumps({k: v for k, v in data.items() if k != "sha256"}, sort_keys=True).encode()
     ).hexdigest()
-    folder = write(tmp_path, json.dumps(data), saved[1])
+    folder = write(tmp_path, json.dumps(data, indent=1) + "\n", saved[1])
     assert refusal(load_graph, folder) == (
         f"{folder}/graph.json: not as written by quantize: 'tensors_sha256' is missing; quantize again"
     )

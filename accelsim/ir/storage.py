@@ -78,7 +78,7 @@ def save_graph(graph: IntegerGraph, folder: Path) -> None:
     except OSError as error:
         raise InputError(f"{folder}: cannot create the folder: {error.strerror}; choose another") from None
     write_whole(folder / "graph.safetensors", blob)
-    write_whole(folder / "graph.json", json.dumps(data, indent=1) + "\n")
+    write_whole(folder / "graph.json", _text(data))
 
 
 def load_graph(folder: Path) -> IntegerGraph:
@@ -97,7 +97,8 @@ def load_graph(folder: Path) -> IntegerGraph:
             raise InputError(
                 f"{path}: graph version {data.get('version')!r} is not {VERSION}; quantize the workload again"
             )
-        if data.pop("sha256", None) != _digest(data):
+        as_written = _text(data).encode() == raw  # one more space would change no value, and still be an alteration
+        if data.pop("sha256", None) != _digest(data) or not as_written:
             raise InputError(f"{path}: its digest does not match its contents; the file was altered, quantize again")
         blob = read_bytes(folder / "graph.safetensors")
         if hashlib.sha256(blob).hexdigest() != data["tensors_sha256"]:
@@ -128,6 +129,10 @@ def load_graph(folder: Path) -> IntegerGraph:
         raise InputError(f"{path}: not as written by quantize: {error} is missing; quantize again") from None
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: not as written by quantize: {str(error)[:200]}; quantize again") from None
+
+
+def _text(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1) + "\n"
 
 
 def _digest(data: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from typing import Any
 
 from accelsim.config import Hardware
@@ -16,31 +17,51 @@ from accelsim.timing import Counts, OpKey
 
 
 def layer_counts(outcome: Outcome) -> list[Counts]:
-    """Operations of each layer; a layer's idle PE-cycles are those of its own cycles without a product."""
+    """Operations of each layer, idle PE-cycles among them."""
     program = outcome.program
     counts = outcome.machine.counts()
-    cycles = layer_cycles(outcome)
     pes = program.hardware.array.rows * program.hardware.array.columns
-    result = []
-    for label in range(len(program.layers)):
-        layer = Counter(counts.get(label, Counter()))
-        macs = sum(n for key, n in layer.items() if key.op == "mul")
-        # A layer that only fills gaps of others may have fewer PE-cycles of its own than products.
-        layer[OpKey("idle", 1)] = max(cycles[label] * pes - macs, 0)
-        result.append(layer)
+    result: list[Counts] = [Counter(counts.get(label, Counter())) for label in range(len(program.layers))]
+    available = [cycles * pes for cycles in layer_cycles(outcome)]
+    for layer, idle in zip(result, idle_cycles(available, [_count(layer, "mul") for layer in result]), strict=True):
+        layer[OpKey("idle", 1)] = idle
     return result
 
 
 def layer_cycles(outcome: Outcome) -> list[int]:
-    """Cycles of each layer: its completion minus the previous one's, so that they sum to the total."""
-    done = [-1] * len(outcome.program.layers)
-    for issued in outcome.timed.timeline:
-        done[issued.label] = max(done[issued.label], issued.done)
-    completion, cycles = -1, []
-    for last in done:
-        cycles.append(max(last - completion, 0))
+    """Cycles of each layer: its completion minus that of what precedes it in the program; they sum to the total.
+
+    A batch run in groups of images passes through the layers once a group; a layer's passes are added up.
+    """
+    cycles = [0] * len(outcome.program.layers)
+    completion = -1
+    in_program_order = sorted(outcome.timed.timeline, key=lambda issued: issued.index)
+    for label, passed in groupby(in_program_order, key=lambda issued: issued.label):
+        last = max(issued.done for issued in passed)
+        cycles[label] += max(last - completion, 0)
         completion = max(completion, last)
     return cycles
+
+
+def idle_cycles(available: list[int], used: list[int]) -> list[int]:
+    """PE-cycles without a product, by layer; they sum to those of the whole run.
+
+    A layer that overlaps the one before it may have fewer PE-cycles of its own than products; what is missing is taken
+    from the layers after it, then from those before.
+
+    >>> idle_cycles([100, 10, 50], [20, 30, 40])
+    [70, 0, 0]
+    """
+    idle, debt = [], 0
+    for have, need in zip(available, used, strict=True):
+        left = have - need - debt
+        idle.append(max(left, 0))
+        debt = max(-left, 0)
+    for label in reversed(range(len(idle))):
+        paid = min(idle[label], debt)
+        idle[label] -= paid
+        debt -= paid
+    return idle
 
 
 def array_span(timeline: list[Issued], label: int) -> int:
@@ -98,7 +119,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
     for label, (layer, spent, took, priced) in enumerate(
         zip(program.layers, counts, layer_cycles(outcome), energy.layers, strict=True)
     ):
-        macs = sum(n for key, n in spent.items() if key.op == "mul")
+        macs = _count(spent, "mul")
         layers.append(
             {
                 "name": layer.name,

@@ -11,4 +11,5 @@ def test_no_traceback_and_nothing_altered_is_accepted():
     assert fuzzer.results["program", "refused"] > 50
     assert fuzzer.results["graph", "refused"] > 50
     assert fuzzer.results["hardware", "refused"] > 20
-    assert fuzzer.results["hardware", "accepted"] > 5  # damage that is harmless shows that the rest is judged
+    # Damage that is harmless shows that the rest was judged.
+    assert sum(fuzzer.results[kind, "accepted"] for kind in ("hardware", "quantization", "energy")) > 10

@@ -455,8 +455,8 @@ def test_9_6_two_rectangles_through_four_units():
     assert [_stall_text(stalls[index]) for index in range(10)] == [row["stalls"] for row in rows]
     # (acc + bias) >> 1: rectangle 0 sums (1, 2), (3, 4), (4, 6), (11, 16); 1: (-1, -2), (-3, -4), (20, 30), (40, 60).
     assert output == [1, 1, 2, 2, 2, 3, 6, 8, 0, -1, -1, -2, 10, 15, 20, 30]
-    # Layer 0 completes in cycle 35, layer 1 in 50.
-    assert layer_cycles(Outcome(accelerator.program, accelerator, result)) == [36, 15]
+    # LOAD 0 to 2: 19 + 1; then layer 1's LOAD 3, COMPUTE 1, POST 1 and STORE 1 end 5, 10, 11 and 5 cycles later.
+    assert layer_cycles(Outcome(accelerator.program, accelerator, result)) == [20, 5 + 10 + 11 + 5]
     path = longest_path(instructions, accelerator.program.hardware).critical_path()
     assert path == [0, 1, 2, 3, 5, 7, 9]
 

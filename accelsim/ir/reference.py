@@ -82,7 +82,10 @@ def evaluate(graph: IntegerGraph, codes: Int64, arithmetic: Arithmetic) -> Evalu
     result = Evaluation({})
     for node in graph.nodes:
         sources = [result.tensors[name] for name in node.inputs]
-        result.tensors[node.name] = _node(graph, node, sources, codes, arithmetic, result)
+        try:
+            result.tensors[node.name] = _node(graph, node, sources, codes, arithmetic, result)
+        except OverflowError as error:
+            raise InputError(f"node {node.name}: {error}") from None
     return result
 
 

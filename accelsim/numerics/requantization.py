@@ -102,7 +102,7 @@ class Requantization:
                     return f"the shift must be in {MINIMUM_SHIFT}..{MAXIMUM_SHIFT}"
             case Scheme.RECIPROCAL:
                 if not 1 <= m0 < 1 << 62 or shift:
-                    return "m0 of reciprocal is the divisor, 1..2**62, and shift is 0"
+                    return "m0 of reciprocal is the divisor, 1..2**62 - 1, and shift is 0"
             case Scheme.FLOAT32:
                 if not 0 < m0 < 0x7F800000 or shift:
                     return "m0 of float32 is the bits of a positive finite float32, and shift is 0"
@@ -143,7 +143,7 @@ class Requantization:
             case Scheme.RECIPROCAL:
                 divisor = round(1 / Fraction(multiplier))  # Fraction rounds half to even, exactly
                 if not 1 <= divisor < 1 << 62:
-                    raise ValueError(f"multiplier M = {multiplier} has no integer reciprocal in 1..2**62")
+                    raise ValueError(f"multiplier M = {multiplier} has no integer reciprocal in 1..2**62 - 1")
                 return divisor, 0
             case Scheme.FLOAT32:
                 with np.errstate(over="ignore", under="ignore"):

@@ -168,8 +168,8 @@ def test_total_shift_ends_at_minus_31_and_62():
         (Scheme.POWER_OF_TWO, 0.75, "multiplier M = 0.75 is not a power of two"),
         (Scheme.POWER_OF_TWO, 2.0**32, "multiplier M = 4294967296.0 needs a shift by -32, outside -31..62"),
         (Scheme.POWER_OF_TWO, 2.0**-63, f"multiplier M = {2.0**-63} needs a shift by 63, outside -31..62"),
-        (Scheme.RECIPROCAL, 2.0, "multiplier M = 2.0 has no integer reciprocal in 1..2**62"),  # 1/2 rounds to even
-        (Scheme.RECIPROCAL, 2.0**-62, f"multiplier M = {2.0**-62} has no integer reciprocal in 1..2**62"),
+        (Scheme.RECIPROCAL, 2.0, "multiplier M = 2.0 has no integer reciprocal in 1..2**62 - 1"),  # 1/2 rounds to even
+        (Scheme.RECIPROCAL, 2.0**-62, f"multiplier M = {2.0**-62} has no integer reciprocal in 1..2**62 - 1"),
         (Scheme.FLOAT32, 1e39, "multiplier M = 1e+39 is not a positive finite float32"),
         (Scheme.FLOAT32, 2.0**-150, f"multiplier M = {2.0**-150} is not a positive finite float32"),
     ],

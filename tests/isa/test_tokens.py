@@ -183,5 +183,12 @@ def test_the_random_scheduler_finds_the_races_that_missing_tokens_make():
     codes = maker.codes(1)
     expected = run_at_random_speeds(program, program.instructions, codes, np.random.default_rng(0))
     bare = [replace(instruction, wait=0, signal=0) for instruction in program.instructions]
-    wrong = [run_at_random_speeds(program, bare, codes, np.random.default_rng(n)) for n in range(10)]
-    assert sum(not np.array_equal(got, expected) for got in wrong) >= 8
+    wrong = 0
+    for seed in range(10):
+        try:
+            got = run_at_random_speeds(program, bare, codes, np.random.default_rng(seed))
+        except InputError:  # POST came before its records
+            wrong += 1
+        else:
+            wrong += not np.array_equal(got, expected)
+    assert wrong >= 8

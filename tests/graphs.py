@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accelsim.config import Hardware, load_hardware
 from accelsim.ir import (
     Add,
     AvgPool2d,
@@ -270,3 +271,25 @@ def random_graph(rng: np.random.Generator, *, max_channels: int = 7) -> GraphMak
         if rng.random() < 0.3:
             maker.table(node)
     return maker
+
+
+def random_hardware(rng: np.random.Generator, graph: IntegerGraph, dataflow: str) -> Hardware:
+    """Any small machine on which `graph` is legal."""
+    narrowest = max([10, *(getattr(node, "accumulator_width_bits", None) or 0 for node in graph.nodes)])
+    width = max(narrowest, int(rng.choice([12, 16, 20, 32, 64])))
+    overrides = [
+        f"array.rows={rng.integers(1, 9)}",
+        f"array.columns={rng.integers(1, 9)}",
+        f"array.dataflow={dataflow}",
+        f"accumulator.width_bits={width}",
+        f"accumulator.overflow={rng.choice(['saturate', 'wrap'])}",
+        f"accumulator.saturate_at={rng.choice(['every_add', 'end'])}",
+        f"dram.bandwidth_bytes_per_cycle={rng.integers(1, 17)}",
+        f"dram.latency_cycles={rng.integers(0, 50)}",
+    ]
+    if rng.random() < 0.4:
+        overrides.append(f"array.psum_bits={rng.integers(8, 11)}")
+    if rng.random() < 0.5:
+        overrides.append(f"accumulator.memory_bytes={rng.integers(400, 2000)}")
+        overrides.append(f"weight.memory_bytes={rng.integers(130, 600)}")
+    return load_hardware("edge_8x8", overrides)

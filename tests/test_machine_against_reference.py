@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import random_graph
+from graphs import random_graph, random_hardware
 
 from accelsim.compiler import compile_graph
-from accelsim.config import Hardware, load_hardware
-from accelsim.ir import IntegerGraph
 from accelsim.isa import Unit
 from accelsim.machine import Accelerator
 from accelsim.pipeline import run_checked
 from accelsim.timing import longest_path
-
-
-def random_hardware(rng: np.random.Generator, graph: IntegerGraph) -> Hardware:
-    """Any small machine on which `graph` is legal."""
-    narrowest = max([10, *(getattr(node, "accumulator_width_bits", None) or 0 for node in graph.nodes)])
-    width = max(narrowest, int(rng.choice([12, 16, 20, 32, 64])))
-    overrides = [
-        f"array.rows={rng.integers(1, 9)}",
-        f"array.columns={rng.integers(1, 9)}",
-        f"array.dataflow={rng.choice(['ws', 'os'])}",
-        f"accumulator.width_bits={width}",
-        f"accumulator.overflow={rng.choice(['saturate', 'wrap'])}",
-        f"accumulator.saturate_at={rng.choice(['every_add', 'end'])}",
-        f"dram.bandwidth_bytes_per_cycle={rng.integers(1, 17)}",
-        f"dram.latency_cycles={rng.integers(0, 50)}",
-    ]
-    if rng.random() < 0.4:
-        overrides.append(f"array.psum_bits={rng.integers(8, 11)}")
-    if rng.random() < 0.5:
-        overrides.append(f"accumulator.memory_bytes={rng.integers(400, 2000)}")
-        overrides.append(f"weight.memory_bytes={rng.integers(130, 600)}")
-    return load_hardware("edge_8x8", overrides)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -42,7 +18,7 @@ def test_every_written_tensor_and_partial_sum_equals_the_reference(seed):
     rng = np.random.default_rng(seed)
     maker = random_graph(rng)
     graph = maker.graph()
-    hardware = random_hardware(rng, graph)
+    hardware = random_hardware(rng, graph, str(rng.choice(["ws", "os"])))
     batch = int(rng.integers(1, 4))
     program = compile_graph(graph, hardware, batch)
     outcome = run_checked(program, graph, maker.codes(batch + 1), telemetry=bool(rng.random() < 0.5))

@@ -37,6 +37,23 @@ class Window:
     position: Int64
     row_bytes: int
 
+    def lanes(self, span: int) -> tuple[Int64, Bool]:
+        """Addresses of `span` lanes of every word and tap, and which are inside; outside, the address is 0.
+
+        Returns:
+            Two arrays (words, taps, span), words in (image, y, x) and taps in (r, s) order.
+        """
+        lane = np.arange(span)
+        # Axes (image, y, x, r, s, lane).
+        rows = (self.image[:, None, None] + self.down)[:, :, None, :, None, None]
+        addresses = self.base + rows + (self.across[:, :, None] + lane)[None, None, :, None]
+        position = self.position[:, :, None] + lane
+        in_row = ((position >= 0) & (position < self.row_bytes))[None, None, :, None]
+        inside = np.broadcast_to(self.row_inside[None, :, None, :, None, None] & in_row, addresses.shape)
+        taps = self.row_inside.shape[1] * self.position.shape[1]
+        shape = (-1, taps, span)
+        return np.where(inside, addresses, 0).reshape(shape), inside.reshape(shape)
+
     def intervals(self, span: int) -> tuple[Int64, Int64]:
         """Byte intervals [start, stop) of all runs of `span` bytes, cut to what lies inside; none is empty."""
         first = np.clip(-self.position, 0, span)

@@ -64,27 +64,12 @@ def _cuts(compute: Compute, hardware: Hardware) -> list[range]:
 
 def _activations(compute: Compute, memories: Memories, *, subtract: bool) -> Int64:
     """(M, K) operands, K in (r, s, lane) order; (M, taps, lanes) for a diagonal tile."""
-    window, run = window_of(compute), compute.run_bytes
-    lane = np.arange(run)
-    across = (window.across[:, :, None] + lane)[None, None, :, None]  # (1, 1, X, 1, S, run)
-    rows = (window.image[:, None, None] + window.down[None])[:, :, None, :, None, None]  # (I, Y, 1, R, 1, 1)
-    addresses = window.base + rows + across
-    position = window.position[:, :, None] + lane
-    in_row = (position >= 0) & (position < window.row_bytes)
+    addresses, inside = window_of(compute).lanes(compute.run_bytes)
     data = memories.activation if compute.act_unsigned else memories.activation.view(np.int8)
-    if window.row_inside.all() and in_row.all():
-        operands = data[addresses].astype(np.int64)
-        if subtract:
-            operands -= compute.z_x
-    else:
-        inside = window.row_inside[None, :, None, :, None, None] & in_row[None, None, :, None]
-        operands = np.where(inside, data[np.where(inside, addresses, 0)].astype(np.int64), compute.z_x)
-        if subtract:
-            operands -= compute.z_x  # so padding is 0
-    taps = compute.r_count * compute.s_count
-    return (
-        operands.reshape(compute.words, taps, run) if compute.diagonal else operands.reshape(compute.words, taps * run)
-    )
+    operands = np.where(inside, data[addresses].astype(np.int64), compute.z_x)
+    if subtract:
+        operands -= compute.z_x  # so padding is 0
+    return operands if compute.diagonal else operands.reshape(compute.words, -1)
 
 
 def _weights(compute: Compute, memories: Memories) -> Int64:

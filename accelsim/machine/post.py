@@ -79,17 +79,8 @@ def _codes(memory: npt.NDArray[np.uint8], post: Post, addresses: Int64) -> Int64
 
 def _reduced_activations(post: Post, memories: Memories, modes: Modes) -> Int64:
     """(words, lanes) of q - Z_src after the window; words outside the image take no part."""
-    window = window_of(post)
-    lane = np.arange(post.lanes)
-    across = (window.across[:, :, None] + lane)[None, None, :, None]
-    rows = (window.image[:, None, None] + window.down[None])[:, :, None, :, None, None]
-    position = window.position[:, :, None] + lane
-    in_row = (position >= 0) & (position < window.row_bytes)
-    inside = window.row_inside[None, :, None, :, None, None] & in_row[None, None, :, None]
-    addresses = np.where(inside, window.base + rows + across, 0)
-    shape = (post.words, post.window, post.lanes)
-    inside = np.broadcast_to(inside, addresses.shape).reshape(shape)
-    values = _codes(memories.activation, post, addresses.reshape(shape)) - post.z_src
+    addresses, inside = window_of(post).lanes(post.lanes)
+    values = _codes(memories.activation, post, addresses) - post.z_src
     if post.reduce == Reduce.MAX:
         return np.asarray(np.where(inside, values, -(1 << 16)).max(axis=1))
     total = np.where(inside, values, 0).sum(axis=1)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -135,20 +136,20 @@ def main() -> None:
         machine = Accelerator(program)
         events = machine.run(codes).events / len(program.instructions)
         rows: list[tuple[str, float]] = [
-            ("machine, values", cpu_milliseconds(lambda m=machine: m.run(codes), arguments.repeat)),  # type: ignore[misc]
+            ("machine, values", cpu_milliseconds(partial(machine.run, codes), arguments.repeat)),
         ]
         with_values = rows[0][1]
         quick: list[tuple[str, Callable[[], object]]] = [
-            ("machine, values and telemetry", lambda m=machine: m.run(codes, telemetry=True)),  # type: ignore[misc]
-            ("machine, timing-only", lambda m=machine: m.run(values=False)),  # type: ignore[misc]
-            ("machine, no clock", lambda m=machine: m.run(codes, clock=False)),  # type: ignore[misc]
-            ("compile", lambda h=hardware: compile_graph(source.graph, h)),  # type: ignore[misc]
-            ("load (static check)", lambda p=program: Accelerator(p)),  # type: ignore[misc]
-            ("peer: reference evaluation", lambda h=hardware: evaluate(source.graph, codes, h.arithmetic())),  # type: ignore[misc]
+            ("machine, values and telemetry", partial(machine.run, codes, telemetry=True)),
+            ("machine, timing-only", partial(machine.run, values=False)),
+            ("machine, no clock", partial(machine.run, codes, clock=False)),
+            ("compile", partial(compile_graph, source.graph, hardware)),
+            ("load (static check)", partial(Accelerator, program)),
+            ("peer: reference evaluation", partial(evaluate, source.graph, codes, hardware.arithmetic())),
         ]
         rows += [(name, cpu_milliseconds(work, arguments.repeat)) for name, work in quick]
         with torch.no_grad():
-            rows.append(("peer: PyTorch float32 forward", cpu_milliseconds(lambda: network(tensor), arguments.repeat)))
+            rows.append(("peer: PyTorch float32 forward", cpu_milliseconds(partial(network, tensor), arguments.repeat)))
         if arguments.scalesim:
             runs = [scalesim_milliseconds(arguments.scalesim, dataflow) for _ in range(3)]
             rows.append(("peer: SCALE-Sim v3, whole process", median(runs)))

@@ -7,6 +7,7 @@ of whole numbers is a whole number. Only `power` interpolation goes through 64-b
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -47,7 +48,7 @@ def is_memory(op: str) -> bool:
     return op.startswith(("read.", "write."))
 
 
-class EntryBase(Section):
+class EntryBase(Section, ABC):
     """What every entry may say.
 
     Attributes:
@@ -73,9 +74,9 @@ class EntryBase(Section):
             )
         return None
 
+    @abstractmethod
     def energy(self, key: OpKey, capacity_bytes: int | None) -> Fraction:
         """Return the energy of one operation, in the table's unit; raises `OutsideError` beyond points."""
-        raise NotImplementedError
 
 
 class Zero(EntryBase):
@@ -168,13 +169,13 @@ class Points(EntryBase):
     below: Outside = "error"
     above: Outside = "error"
 
+    @abstractmethod
     def pairs(self) -> list[tuple[int, Fraction]]:
         """The points as (size, energy)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self, key: OpKey, capacity_bytes: int | None) -> int:
         """What the points run over: a width, a product of widths or a capacity."""
-        raise NotImplementedError
 
     def curve(self) -> Curve:
         """The points with their rules."""

@@ -1,7 +1,9 @@
-"""Every key of a hardware file and of a quantisation file changes some result: a number, a bit or a refusal."""
+"""Every key of a hardware, quantisation or energy file changes some result: a number, a bit, a line or a refusal."""
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,10 @@ from pydantic import BaseModel
 
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware, QuantizationScheme, load_hardware, load_quantization
-from accelsim.energy import load_energy
+from accelsim.energy import LayerCounts, load_energy
+from accelsim.energy import evaluate as evaluate_energy
+from accelsim.energy.entries import KINDS, CapacityPoint, ProductPoint, WidthPoint
+from accelsim.energy.table import Header, OpsPerMac, OpsPerMacSection, energy_from_dict
 from accelsim.errors import InputError
 from accelsim.ir import (
     FloatActivation,
@@ -27,6 +32,7 @@ from accelsim.ir import (
 )
 from accelsim.pipeline import run_checked
 from accelsim.report import build_report, price
+from accelsim.timing import Counts, OpKey
 
 pytest.importorskip("torch")
 
@@ -166,3 +172,116 @@ def test_every_quantisation_key_changes_some_result(network, key):
     assert isinstance(plain, dict)
     assert isinstance(changed, dict)
     assert plain["outputs"] != changed["outputs"] or plain["layers"] != changed["layers"]
+
+
+# --- energy tables ---------------------------------------------------------------------------------------------------
+
+COUNTS: Counts = Counter(
+    {
+        OpKey("mul", 8, 8): 100,
+        OpKey("mul", 8, 4): 10,
+        OpKey("add.array", 20): 110,
+        OpKey("read.weight", 8): 30,
+        OpKey("dram.read", 8): 7,
+        OpKey("idle", 1): 5,
+        OpKey("requant_mul", 33, 32): 3,
+    }
+)
+TABLE: dict[str, Any] = {
+    "name": "mine",
+    "unit": "pJ",
+    "node_nm": 28.0,
+    "voltage_v": 0.9,
+    "source": "us",
+    "notes": [],
+    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}},
+    "extra_adds": {},
+    "entry": [
+        {"kind": "product", "ops": ["mul"], "energy_per_product_bit": 0.5},
+        {"kind": "by_width", "ops": ["add.array"], "interpolation": "linear", "below": "extrapolate",
+         "points": [{"bits": 24, "energy": 2.0}, {"bits": 32, "energy": 3.0}]},
+        {"kind": "by_capacity", "ops": ["read.weight"], "interpolation": "power", "access_bits": 64,
+         "points": [{"bytes": 1024, "energy": 2.0}, {"bytes": 4096, "energy": 8.0}]},
+        {"kind": "constant", "ops": ["dram.read"], "energy_per_bit": 20.0},
+        {"kind": "zero", "ops": ["idle"], "reason": "gated"},
+        {"kind": "by_product", "ops": ["requant_mul"], "interpolation": "power", "above": "hold",
+         "points": [{"bits": 8, "by_bits": 8, "energy": 1.0}, {"bits": 32, "by_bits": 32, "energy": 4.0}]},
+    ],
+}  # fmt: skip
+# Where in TABLE a key is, and another value; keys of every model must be here.
+ENERGY: dict[str, tuple[list[Any], Any]] = {
+    "Header.name": (["name"], "other"),
+    "Header.unit": (["unit"], "relative"),
+    "Header.node_nm": (["node_nm"], 45.0),
+    "Header.voltage_v": (["voltage_v"], 1.1),
+    "Header.source": (["source"], "them"),
+    "Header.notes": (["notes"], ["rough"]),
+    "Header.ops_per_mac": (["ops_per_mac", "conv2d", "multiplications"], 3),
+    "Header.extra_adds": (["extra_adds"], {"layer": 2}),
+    "OpsPerMac.multiplications": (["ops_per_mac", "conv2d", "multiplications"], 2),
+    "OpsPerMac.additions": (["ops_per_mac", "conv2d", "additions"], 2),
+    "OpsPerMacSection.conv2d": (["ops_per_mac", "conv2d"], {"multiplications": 5, "additions": 1}),
+    "OpsPerMacSection.linear": (["ops_per_mac", "linear"], {"multiplications": 5, "additions": 1}),
+    "Constant.kind": (["entry", 3], {"kind": "zero", "ops": ["dram.read"], "reason": "on chip"}),
+    "Constant.ops": (["entry", 3, "ops"], ["dram.read", "dram.write"]),
+    "Constant.source": (["entry", 3, "source"], "elsewhere"),
+    "Constant.node_nm": (["entry", 3, "node_nm"], 65.0),
+    "Constant.voltage_v": (["entry", 3, "voltage_v"], 1.0),
+    "Constant.note": (["entry", 3, "note"], "low end"),
+    "Constant.energy_per_bit": (["entry", 3, "energy_per_bit"], 40.0),
+    "Zero.reason": (["entry", 4, "reason"], "left out"),
+    "Product.energy_per_product_bit": (["entry", 0, "energy_per_product_bit"], 1.0),
+    "ByWidth.interpolation": (["entry", 1, "interpolation"], "power"),
+    "ByProduct.above": (["entry", 5, "above"], "extrapolate"),
+    "ByWidth.below": (["entry", 1, "below"], "hold"),
+    "ByWidth.points": (["entry", 1, "points", 1, "bits"], 40),
+    "WidthPoint.bits": (["entry", 1, "points", 0, "bits"], 22),
+    "WidthPoint.energy": (["entry", 1, "points", 0, "energy"], 2.5),
+    "ByCapacity.access_bits": (["entry", 2, "access_bits"], 32),
+    "ByCapacity.points": (["entry", 2, "points", 1, "bytes"], 8192),
+    "CapacityPoint.bytes": (["entry", 2, "points", 0, "bytes"], 512),
+    "CapacityPoint.energy": (["entry", 2, "points", 0, "energy"], 4.0),
+    "ByProduct.points": (["entry", 5, "points", 1, "bits"], 16),
+    "ProductPoint.bits": (["entry", 5, "points", 0, "bits"], 4),
+    "ProductPoint.by_bits": (["entry", 5, "points", 1, "by_bits"], 64),
+    "ProductPoint.energy": (["entry", 5, "points", 1, "energy"], 8.0),
+}
+
+
+def priced(table: dict[str, Any], operands: dict[str, int]) -> object:
+    """All that a table decides in a report, or its refusal."""
+    try:
+        loaded = energy_from_dict(table, "table")
+        counts = Counter({key: n for key, n in COUNTS.items() if key.op in operands})
+        layers = [
+            LayerCounts(name="layer", op="conv2d", counts=counts, outputs=4, accumulator_bits=20),
+            LayerCounts(name="other", op="linear", counts=counts, outputs=4, accumulator_bits=20),
+        ]
+        report = evaluate_energy(loaded, layers, {"weight": 2048})
+        figures = {op: figure.as_numbers() for op, figure in report.by_op.items()}
+        sources = {op: loaded.provenance(op) for op in loaded.by_op}
+        return loaded.title, sources, report.notes, figures
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("key", ENERGY)
+def test_every_energy_key_changes_some_result(key):
+    path, value = ENERGY[key]
+    changed = copy.deepcopy(TABLE)
+    at = changed
+    for part in path[:-1]:
+        at = at[part]
+    at[path[-1]] = value
+    everything = {op.op: 1 for op in COUNTS}
+    plain = priced(TABLE, everything)
+    assert isinstance(plain, tuple), plain
+    assert priced(changed, everything) != plain
+
+
+def test_no_energy_key_is_left_out():
+    models = (Header, OpsPerMac, OpsPerMacSection, WidthPoint, ProductPoint, CapacityPoint)
+    listed = {key.partition(".")[2] for key in ENERGY}
+    for model in (*models, *KINDS.values()):
+        missing = set(model.model_fields) - listed
+        assert not missing, (model.__name__, missing)

@@ -160,6 +160,8 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
             "instructions": len(program.instructions),
         },
         "energy_by_op": {op: figure.as_numbers() for op, figure in energy.by_op.items()},
+        "energy_title": energy.table.title,
+        "energy_sources": {op: energy.table.provenance(op) for op in energy.by_op},
         "energy_notes": list(energy.notes),
         "layers": layers,
         "zero_points": graph.zero_points,

@@ -32,6 +32,7 @@ def show(report: dict[str, Any], hardware: Hardware, energy: EnergyReport) -> st
         "",
         *_layers(report),
         "",
+        *textwrap.wrap(report["energy_title"], 118),
         *_energy(report, energy),
         *(line for note in report["energy_notes"] for line in _wrapped(note)),
         "",
@@ -56,9 +57,7 @@ def show_image(image: Any, digit: int, label: int | None) -> str:
     """Draw a (H, W) image in [0, 1] with text, every second row, and say what it was taken for."""
     shades = " .:-=+*#%@"
     rows = image[::2]
-    drawn = [
-        "".join(shades[min(int(max(v, 0.0) * (len(shades) - 1) + 0.5), len(shades) - 1)] for v in row) for row in rows
-    ]
+    drawn = ["".join(shades[int(min(max(v, 0.0), 1.0) * (len(shades) - 1) + 0.5)] for v in row) for row in rows]
     drawn = [line.rstrip() for line in drawn]
     while drawn and not drawn[0]:
         drawn.pop(0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,39 +34,67 @@ exit codes: 0 done; 1 a check failed; 2 bad input (one line says what and how to
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors as one line with exit code 2, and a hint for a mistyped command."""
+    """Usage errors as one line with exit code 2, and a hint for a mistyped command or option."""
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice: " in message and "argument COMMAND" in message:
-            word = message.split("invalid choice: ")[1].split("'")[1]
+        if found := re.match(r"argument COMMAND: invalid choice: (.*) \(choose from ", message, re.DOTALL):
+            word = ast.literal_eval(found[1])
             message = f"{word!r} is not a command{did_you_mean(word, COMMANDS)}; commands: {', '.join(COMMANDS)}"
-        print(f"accelsim: error: {message}", file=sys.stderr)
+        else:
+            message += f"; see '{self.prog} --help'"
+        print(f"accelsim: error: {InputError(message)}", file=sys.stderr)
         raise SystemExit(2)
+
+    def refuse_unknown(self, words: list[str]) -> NoReturn:
+        """Words that are no argument of this command."""
+        hint = did_you_mean(words[0].partition("=")[0], [name for name in self._option_string_actions if len(name) > 2])
+        self.error(f"unknown arguments: {' '.join(words)}{hint}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _build_parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        getattr(arguments, "parser", parser).refuse_unknown(unknown)
     if not hasattr(arguments, "command"):
         parser.print_help()
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
             code: int = arguments.command(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the caller: `>&-`
+                sys.stdout.flush()
             return code
     except InputError as error:
-        print(f"accelsim: error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    except MemoryError as error:
+        return _refuse(f"not enough memory: {error or 'none left'}; use fewer images or a smaller batch")
     except KeyboardInterrupt:
         print("accelsim: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.filename is not None:  # a name no file can have
+            return _refuse(f"{error.filename}: {error.strerror}; check the path")
+        _drop_output()
+        return _refuse(f"cannot write the output: {error.strerror or error}; send it elsewhere")
+
+
+def _refuse(message: str) -> int:
+    print(f"accelsim: error: {InputError(message)}", file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """Standard output takes no more: let what is still buffered go nowhere, so that exiting does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
@@ -71,7 +102,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         print(f"accelsim: warning: {message}", file=sys.stderr)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser() -> _Parser:
     parser = _Parser(
         prog="accelsim",
         description="Golden model of an int8 systolic-array accelerator: bits, cycles and energy of a network.",
@@ -84,7 +115,7 @@ def _build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        sub.set_defaults(command=function)
+        sub.set_defaults(command=function, parser=sub)
         arguments(sub)
     return parser
 
@@ -148,7 +179,9 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         help="energy table, preset or TOML file (default: %(default)s)",
     )
     parser.add_argument("--telemetry", action="store_true", default=None, help="watch partial sums whatever the size")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write the report as JSON; /dev/stdout: in place of the text"
+    )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw energy, utilisation, timeline, partial sums")
 
 
@@ -223,6 +256,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     _positive("--batch", arguments.batch)
     count = arguments.batch if arguments.images is None else _positive("--images", arguments.images)
+    _check_destinations(arguments)
     energy = load_energy(arguments.energy)
     hardware = _hardware(arguments)
     source = _source(arguments, arguments.workload)
@@ -251,6 +285,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     from accelsim.pipeline import save_compiled
 
     _positive("--batch", arguments.batch)
+    _check_destinations(arguments)
     hardware = _hardware(arguments)
     source = _source(arguments, arguments.workload)
     program = compile_graph(source.graph, hardware, arguments.batch)
@@ -266,6 +301,7 @@ def _compile(arguments: argparse.Namespace) -> int:
 def _quantize(arguments: argparse.Namespace) -> int:
     from accelsim.ir import Mac, save_graph
 
+    _check_destinations(arguments)
     graph = _source(arguments, arguments.workload).graph
     save_graph(graph, arguments.output)
     weights = sum(node.weight.size for node in graph.nodes if isinstance(node, Mac))
@@ -274,28 +310,20 @@ def _quantize(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
-    from accelsim.compiler import compile_graph
-    from accelsim.ir import quantize_input
-    from accelsim.machine import Accelerator
+    from accelsim.pipeline import evaluate
     from accelsim.report import describe_hardware
     from accelsim.sources import load_images
 
     count = _positive("--images", arguments.images)
     hardware = _hardware(arguments)
     source = _source(arguments, arguments.workload)
-    found = load_images(source, arguments.data, count)
-    if found.labels is None:
+    if source.dataset is None:
         raise InputError(f"{arguments.workload}: its images have no labels; give --data NAME of a data set")
-    machine = Accelerator(compile_graph(source.graph, hardware))
-    right = 0
+    found = load_images(source, arguments.data, count)
+    assert found.labels is not None
     with _progress(count) as progress:
-        for number, codes in enumerate(quantize_input(source.graph, found.images)):
-            output = machine.run(codes[None], clock=False).output
-            assert output is not None
-            right += int(np.argmax(output) == found.labels[number])
-            progress(number + 1)
+        result = evaluate(source.graph, found.images, found.labels, hardware, progress=progress)
+    right = round(result.accuracy * count)
     print(f"{arguments.workload} on {describe_hardware(hardware)}")
     print(f"accuracy        {100 * right / count:.2f} % ({right} of {count} images of {found.source})")
     if source.float_accuracy is not None:
@@ -313,6 +341,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.second_quantization is not None:
         arguments.quantization = arguments.second_quantization
     second = _source(arguments, arguments.second)
+    takes = [(x.channels, x.height, x.width) for x in (first.graph.input.output, second.graph.input.output)]
+    if takes[0] != takes[1]:
+        raise InputError(
+            f"{arguments.first} takes (C, H, W) = {takes[0]} and {arguments.second} {takes[1]}; "
+            "compare models of one input shape"
+        )
     images, _ = _images(arguments, first if first.dataset or first.example is not None else second, count)
     differences = compare_graphs(
         first.graph,
@@ -331,8 +365,14 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from accelsim.pipeline import input_codes, load_compiled, run_checked
     from accelsim.sources import read_images
 
+    _check_destinations(arguments)
     energy = load_energy(arguments.energy)
     program, graph = load_compiled(arguments.program)
+    if strange := [node for layer in program.layers for node in layer.nodes if node not in graph.by_name]:
+        raise InputError(
+            f"{arguments.program / 'graph'}: has no node {strange[0]!r}, which the program computes; it is another "
+            "workload's, compile again"
+        )
     codes = input_codes(program)
     if arguments.input is not None:
         images = read_images(arguments.input)
@@ -393,7 +433,7 @@ def _images(arguments: argparse.Namespace, source: Source, count: int, *, exactl
         return found.images, found.labels
     images = read_images(arguments.input)
     if exactly and count > len(images):
-        raise InputError(f"--input {arguments.input}: holds {len(images)} images, {count} are asked for")
+        raise InputError(f"--input {arguments.input}: holds {len(images)} images, {count} are asked for; use fewer")
     return images[:count] if exactly else images, None
 
 
@@ -406,7 +446,7 @@ def _finish(
     float_accuracy: float | None = None,
 ) -> int:
     """Report a run in every form asked for; returns the exit code."""
-    from accelsim.files import write_json
+    from accelsim.files import is_standard_output, write_json
     from accelsim.report import build_report, price, show, show_image, write_figures
 
     priced = price(outcome, graph, energy)
@@ -416,12 +456,25 @@ def _finish(
         write_json(arguments.json, report)
     if arguments.figures is not None:
         write_figures(outcome, graph, priced, arguments.figures)
+    if arguments.json is not None and is_standard_output(arguments.json):  # JSON alone, for the reader at the other end
+        return 0 if report["bit_exact"] else 1
     if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
         label = None if outcome.labels is None else int(outcome.labels[0])
         print(show_image(image, int(outcome.outputs[0].argmax()), label))
         print()
     print(show(report, outcome.program.hardware, priced))
     return 0 if report["bit_exact"] else 1
+
+
+def _check_destinations(arguments: argparse.Namespace) -> None:
+    """Refuse what could not be written in the end before hours of work, not after them."""
+    from accelsim.files import check_file, check_folder
+
+    for option in ("output", "figures", "dump_tensors"):
+        if getattr(arguments, option, None) is not None:
+            check_folder(getattr(arguments, option))
+    if getattr(arguments, "json", None) is not None:
+        check_file(arguments.json)
 
 
 def _positive(option: str, value: int) -> int:

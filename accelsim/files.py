@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def write_whole(path: FilePath, data: bytes | str) -> None:
     """Write `data` to `path` in one step: readers see the old content or all of the new one.
 
     The data goes to a temporary file in the same folder, is forced to the disk and renamed over `path`. A
-    symbolic link keeps pointing where it did. A pipe or device (``/dev/stdout``) is written as it is, since
-    replacing it would take it away from everyone else.
+    symbolic link keeps pointing where it did. A pipe, a device and our own standard output are written as they
+    are, since replacing them would take them away from everyone else.
 
     Args:
         path: its folder must exist.
@@ -35,7 +36,11 @@ def write_whole(path: FilePath, data: bytes | str) -> None:
     """
     content = data.encode() if isinstance(data, str) else data
     try:
-        if _is_pipe_or_device(path):
+        if is_standard_output(path):
+            sys.stdout.flush()
+            with open(sys.__stdout__.fileno(), "wb", closefd=False) as stream:  # type: ignore[union-attr]
+                stream.write(content)
+        elif _is_pipe_or_device(path):
             with open(path, "wb") as stream:
                 stream.write(content)
         else:
@@ -46,6 +51,48 @@ def write_whole(path: FilePath, data: bytes | str) -> None:
         ) from error
     except ValueError as error:  # a NUL character in the name, which no folder can hold
         raise InputError(f"{os.fspath(path)!r}: cannot write: {error}; choose another name") from error
+
+
+def check_file(path: FilePath) -> None:
+    """Refuse a file that cannot be written, before the work whose result it would hold.
+
+    Raises:
+        InputError: it is a folder, or its folder is not there or not writable.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        raise InputError(f"{name}: is a folder; name a file")
+    folder = os.path.dirname(name) or "."
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{name}: {folder!r} is a file, not a folder; choose another")
+    if not os.path.isdir(folder):
+        raise InputError(f"{name}: there is no folder {folder}; make it first, or choose another")
+    if not os.path.exists(name) and not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{name}: may not write to {folder}; choose a writable folder")
+
+
+def check_folder(path: FilePath) -> None:
+    """Refuse a folder that cannot be made or written to, before the work whose results it would hold.
+
+    Raises:
+        InputError: it, or what it would be made in, is a file or not writable.
+    """
+    name = os.fspath(path)
+    nearest = name or "."
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest) or "."
+    if not os.path.isdir(nearest):
+        raise InputError(f"{name}: {nearest!r} is a file, not a folder; choose another")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{name}: may not write to {nearest}; choose a writable folder")
+
+
+def is_standard_output(path: FilePath) -> bool:
+    """Whether `path` (``/dev/stdout``) is where our standard output goes, be it a pipe, a terminal or a file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.__stdout__.fileno()))  # type: ignore[union-attr]
+    except (OSError, ValueError, AttributeError):  # no such file; no standard output
+        return False
 
 
 def write_json(path: FilePath, value: Any) -> None:

@@ -142,6 +142,11 @@ def choose_dataset(wanted: str, data: str | None) -> str:
 
     if data in DATASETS:
         return str(data)
+    if data is not None and wanted == "digits":
+        raise InputError(
+            f"--data {data}: the digits are embedded and read no folder; leave --data out, "
+            f"or use one of {', '.join(DATASETS)}{did_you_mean(data, DATASETS)}"
+        )
     if data is not None or wanted == "digits" or ENVIRONMENT_VARIABLE in os.environ:
         return wanted
     try:
@@ -168,7 +173,8 @@ def load_images(source: Source, data: str | None, count: int) -> Labelled:
         raise InputError(f"{source.name}: no data is known for it; give --input FILE.npy, or --data NAME of a data set")
     if count > len(source.example):
         raise InputError(
-            f"{source.name}: {count} images asked for, its example holds {len(source.example)}; give --input FILE.npy"
+            f"{source.name}: {count} images asked for, its example holds {len(source.example)}; "
+            "give --input FILE.npy or fewer --images"
         )
     return Labelled(source.example[:count], None, "example")
 
@@ -176,16 +182,25 @@ def load_images(source: Source, data: str | None, count: int) -> Labelled:
 def read_images(path: Path) -> Images:
     """Read a float array (N, C, H, W) or (N, K) from an .npy file; nothing is unpickled."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as stream:
+            start = stream.read(6)
+        if start != b"\x93NUMPY":  # NumPy would take it for a pickle
+            kind = "an .npz archive" if start.startswith(b"PK") else "no .npy file"
+            raise InputError(f"{path}: is {kind}; save one array with numpy.save")
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give an .npy file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}; give an .npy file") from None
+    except (ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
-        raise InputError(f"{path}: holds {kind}, not floating-point images; save them as float32")
+    if array.dtype.kind != "f":
+        raise InputError(f"{path}: holds {array.dtype}, not floating-point images; save them as float32")
     if array.ndim not in (2, 4) or not len(array):
         raise InputError(f"{path}: shape {array.shape} is not (N, C, H, W) or (N, K) with N of at least 1")
+    if array.dtype.itemsize > 8:  # long double: what float64 cannot hold becomes infinite, and is refused as that
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
     return array
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import torch
@@ -28,19 +29,30 @@ def load_user_model(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
         raise InputError(f"{name}: must return (nn.Module, example tensor), not ({kinds})")
     if example.ndim not in (2, 4) or not len(example):
         raise InputError(f"{name}: the example has shape {tuple(example.shape)}; it must be (N, C, H, W) or (N, K)")
+    if any(tensor.is_meta for tensor in (example, *module.parameters(), *module.buffers())):
+        raise InputError(
+            f"{name}: has tensors on the meta device, which hold no values; make it on the CPU and load its weights"
+        )
+    if example.layout != torch.strided:
+        raise InputError(f"{name}: the example is {example.layout}; return example.to_dense()")
     return module, example
 
 
 def _call(file: Path, function: str) -> object:
-    """Import the file and call the function."""
+    """Import the file, which may import its neighbours as if Python ran it, and call the function."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; a model of your own is named file.py:function")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise InputError(f"{file}: is not a Python file")
     loaded = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(loaded)
+    except SystemExit as stop:
+        raise InputError(f"{file}: called exit({stop.code}) when imported; keep that under __main__") from None
     except Exception as error:
         raise InputError(f"{file}: importing it raised {type(error).__name__}: {error}") from error
     builder = getattr(loaded, function, None)
@@ -49,5 +61,7 @@ def _call(file: Path, function: str) -> object:
         raise InputError(f"{file}: has no function {function!r}{did_you_mean(function, there)}")
     try:
         return builder()
+    except SystemExit as stop:
+        raise InputError(f"{file}:{function}: called exit({stop.code}); return (nn.Module, example tensor)") from None
     except Exception as error:
         raise InputError(f"{file}:{function}: raised {type(error).__name__}: {error}") from error

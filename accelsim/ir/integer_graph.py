@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from accelsim.errors import InputError
+from accelsim.files import FilePath
 from accelsim.ir.float_graph import window_extent
 from accelsim.numerics import Arithmetic, IntFormat, Requantization, chunks
 
@@ -232,6 +234,16 @@ class IntegerGraph:
         """Multiply-accumulates of one image, padding included."""
         per_output = node.weight.size // node.out_channels
         return node.output.size * per_output
+
+    def save(self, folder: FilePath) -> None:
+        """Write the graph as a directory, which `load_graph` reads back; the folder is made where it is missing.
+
+        Raises:
+            InputError: the folder cannot be made, or a file cannot be written.
+        """
+        from accelsim.ir.storage import save_graph  # storage builds graphs, so it is loaded after them
+
+        save_graph(self, Path(folder))
 
 
 def mac_chunks(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> list[range]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from accelsim.config import Hardware, hardware_from_dict
 from accelsim.errors import InputError
-from accelsim.files import read_bytes, write_whole
+from accelsim.files import FilePath, read_bytes, write_whole
 from accelsim.isa.encoding import decode_all, encode_all
 from accelsim.isa.instructions import Instruction
 from accelsim.isa.modes import MODES_BYTES, Modes
@@ -170,8 +170,9 @@ class Program:
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
         }
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: FilePath) -> None:
         """Write the directory; each file is written whole, `program.bin`, which vouches for the others, last."""
+        folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

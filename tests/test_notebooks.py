@@ -1,0 +1,175 @@
+"""The notebooks: valid, without outputs, and every cell runs and shows what the text around it says.
+
+They are run with nothing but Python: the cells hold no magics, so a kernel would add processes, sockets and some thirty
+packages, and check nothing more.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass
+class Executed:
+    """What a notebook left behind: its variables, and by cell the last expression's value and the printed text."""
+
+    variables: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
+    values: dict[str, Any] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
+
+
+def execute(path: Path) -> Executed:
+    """Run the code cells in order, as a fresh kernel does."""
+    done = Executed()
+    for cell in read(path)["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        name = cell["id"]
+        tree = ast.parse("".join(cell["source"]), f"{path.name}[{name}]")
+        last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(tree, f"{path.name}[{name}]", "exec"), done.variables)
+            if last is not None:
+                done.values[name] = eval(compile(last, f"{path.name}[{name}]", "eval"), done.variables)
+        done.printed[name] = printed.getvalue()
+    return done
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_valid_format_4_5_without_outputs(path):
+    """The keys that the format's schema requires, and no others; what a run leaves behind is not committed."""
+    notebook = read(path)
+    assert notebook.keys() == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert notebook["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook["cells"]:
+        own = {"outputs", "execution_count"} if cell["cell_type"] == "code" else set()
+        assert cell.keys() == {"cell_type", "id", "metadata", "source", *own}
+        assert cell["cell_type"] in ("code", "markdown")
+        assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
+        assert cell["metadata"] == {}
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+        assert all(line.endswith("\n") for line in cell["source"][:-1])
+    names = [cell["id"] for cell in notebook["cells"]]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_links_of_a_notebook_lead_to_a_file(path):
+    text = "\n".join("".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+    targets = re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", text)
+    assert targets
+    for target, heading in targets:
+        page = path.parent / target
+        assert page.exists(), target
+        headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not heading or heading in {name.lower().replace(" ", "-") for name in headings}, heading
+
+
+# --- first_steps: facts about what it left behind ---------------------------------------------------------
+
+
+def is_bit_exact_and_right_about_its_digits(done: Executed) -> None:
+    assert done.values["run"] == (None, 4, 1.0)
+    assert "taken for a" in done.printed["run"]
+    assert done.values["quantise"][0][1:] == ("input", (32, 32, 1))
+    assert len(done.values["quantise"]) == len(done.variables["graph"].nodes)
+
+
+def shows_cycles_and_energy_that_add_up(done: Executed) -> None:
+    report = done.variables["report"]
+    assert sum(layer["cycles"] for layer in report["layers"]) == report["totals"]["cycles"]
+    assert sum(op["energy"] for op in report["energy_by_op"].values()) == pytest.approx(
+        report["totals"]["energy"], rel=1e-12
+    )  # each figure is rounded once, to a float
+    assert f"{report['totals']['cycles']:,}" in done.printed["report"]
+
+
+def says_which_layers_wait(done: Executed) -> None:
+    """'The second convolution keeps the array busy. The fully connected layers do not.'"""
+    use = {layer["name"]: layer["utilization"] for layer in done.variables["report"]["layers"]}
+    assert max(use, key=use.__getitem__) == "c3"
+    assert use["c3"] > 0.5
+    assert max(use[name] for name in ("c5", "f6", "output")) < 0.1
+
+
+def has_five_pictures(done: Executed) -> None:
+    """PNG files of a size worth looking at, different from each other."""
+    pictures = {cell: value._repr_png_() for cell, value in done.values.items() if hasattr(value, "_repr_png_")}
+    assert list(pictures) == ["utilization", "timeline", "energy", "width-figure", "why"]
+    assert len(set(pictures.values())) == 5
+    for cell, png in pictures.items():
+        assert png.startswith(b"\x89PNG\r\n\x1a\n"), cell
+        width, height = struct.unpack(">II", png[16:24])
+        assert min(width / 400, height / 200) > 1, cell
+
+
+def shares_weights_in_a_batch(done: Executed) -> None:
+    cycles = done.values["machines"]
+    assert cycles["ws", 1] == done.variables["report"]["totals"]["cycles"]
+    assert all(cycles[dataflow, 4] < cycles[dataflow, 1] for dataflow in ("ws", "os"))
+    assert cycles["ws", 1] != cycles["os", 1]
+
+
+def finds_the_width_at_which_accuracy_falls(done: Executed) -> None:
+    """At 20 bits as good as the float network; at 14 broken; wrapping never better than saturating by more than chance.
+
+    By chance: one image of 48 is 2.1 %, and guessing one class in ten has a standard deviation of 4.3 %.
+    """
+    accuracy = done.variables["accuracy"]
+    widths = done.variables["widths"]
+    assert min(accuracy["saturate", 20], accuracy["wrap", 20]) >= 0.98
+    assert accuracy["saturate", 14] < 0.75
+    assert accuracy["wrap", 14] < accuracy["saturate", 14]
+    for wide, narrow in pairwise(widths):
+        for overflow in ("saturate", "wrap"):
+            assert accuracy[overflow, narrow] <= accuracy[overflow, wide] + 0.08
+    assert all(accuracy["wrap", width] <= accuracy["saturate", width] + 0.08 for width in widths)
+
+
+def says_where_it_breaks_and_stays_bit_exact_there(done: Executed) -> None:
+    mismatch, overflows = done.values["saved"]
+    assert mismatch is None
+    assert overflows.keys() == {layer["name"] for layer in done.variables["report"]["layers"]}
+    assert overflows["c3"] > 0
+    assert all(layer["overflows"] == 0 for layer in done.variables["report"]["layers"])  # at 32 bits
+
+
+FIRST_STEPS = (
+    is_bit_exact_and_right_about_its_digits,
+    shows_cycles_and_energy_that_add_up,
+    says_which_layers_wait,
+    has_five_pictures,
+    shares_weights_in_a_batch,
+    finds_the_width_at_which_accuracy_falls,
+    says_where_it_breaks_and_stays_bit_exact_there,
+)
+
+
+def test_first_steps_runs_and_shows_what_its_text_says():
+    """One test, so that the workers of pytest-xdist do not each run the notebook."""
+    done = execute(ROOT / "notebooks" / "first_steps.ipynb")
+    for fact in FIRST_STEPS:
+        fact(done)

@@ -38,7 +38,7 @@ def write_whole(path: FilePath, data: bytes | str) -> None:
     try:
         if is_standard_output(path):
             sys.stdout.flush()
-            with open(sys.__stdout__.fileno(), "wb", closefd=False) as stream:  # type: ignore[union-attr]
+            with open(_standard_output(), "wb", closefd=False) as stream:
                 stream.write(content)
         elif _is_pipe_or_device(path):
             with open(path, "wb") as stream:
@@ -90,9 +90,16 @@ def check_folder(path: FilePath) -> None:
 def is_standard_output(path: FilePath) -> bool:
     """Whether `path` (``/dev/stdout``) is where our standard output goes, be it a pipe, a terminal or a file."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(sys.__stdout__.fileno()))  # type: ignore[union-attr]
-    except (OSError, ValueError, AttributeError):  # no such file; no standard output
+        return os.path.samestat(os.stat(path), os.fstat(_standard_output()))
+    except (OSError, ValueError):  # no such file; no standard output
         return False
+
+
+def _standard_output() -> int:
+    """Its file descriptor; `ValueError` where our caller closed it."""
+    if sys.__stdout__ is None:
+        raise ValueError("there is no standard output")
+    return sys.__stdout__.fileno()
 
 
 def write_json(path: FilePath, value: Any) -> None:

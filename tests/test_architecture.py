@@ -543,7 +543,7 @@ def test_a_trace_of_a_machine_is_found(tmp_path, line):
     assert found.startswith("notes.md:2: ")
 
 
-@pytest.mark.parametrize("line", ["../shared/data", "~/work/x", "./work/x", "a/home/b", "#!/usr/bin/env bash", "PyPI"])
+@pytest.mark.parametrize("line", ["../shared/data", "~/jobs/x", "./jobs/x", "a/home/b", "#!/usr/bin/env bash", "PyPI"])
 def test_ordinary_paths_are_no_traces(tmp_path, line):
     (tmp_path / "notes.md").write_text(line)
     assert traces_of_a_machine(tmp_path, ["notes.md"]) == []

@@ -43,12 +43,15 @@ def build(model: type[M], data: dict[str, Any], source: str) -> M:
         raise InputError(f"{source}: nested too deeply") from None
 
 
-def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None:
-    """Apply one ``section.key=value`` override in place; the value is TOML, or a bare word taken as a string."""
+def set_key(data: dict[str, Any], assignment: str, model: type[Section], option: str = "--set") -> None:
+    """Apply one ``section.key=value`` override in place; the value is TOML, or a bare word taken as a string.
+
+    `option` is what errors call it.
+    """
     key, equals, text = assignment.partition("=")
     path = [part.strip() for part in key.split(".")]
     if not equals or not all(path):
-        raise InputError(f"--set {assignment}: must be section.key=value, for example array.dataflow=os")
+        raise InputError(f"{option} {assignment}: must be section.key=value, for example array.dataflow=os")
     try:
         (value,) = tomllib.loads(f"value = {text.strip()}").values()  # and nothing behind a line break
     except (ValueError, RecursionError):
@@ -60,21 +63,21 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section]) -> None
         if part not in known:
             where = ".".join(path[: depth + 1])
             hint = did_you_mean(part, known) or f"; known here: {', '.join(known) or 'none'}"
-            raise InputError(f"--set {assignment}: unknown key {where!r}{hint}")
+            raise InputError(f"{option} {assignment}: unknown key {where!r}{hint}")
         assert kind is not None
         annotation = kind.model_fields[part].annotation
         kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
         if depth == len(path) - 1:
             if kind is not None:
                 raise InputError(
-                    f"--set {assignment}: {key.strip()!r} is a section; set one of its keys, such as "
+                    f"{option} {assignment}: {key.strip()!r} is a section; set one of its keys, such as "
                     f"{key.strip()}.{next(iter(kind.model_fields))}"
                 )
             here[part] = value
         else:
             inner = here.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise InputError(f"--set {assignment}: {part!r} holds a value, not keys")
+                raise InputError(f"{option} {assignment}: {part!r} holds a value, not keys")
             if get_origin(annotation) is dict:  # the user's own keys, such as names of layers, which may hold dots
                 inner[".".join(path[depth + 1 :])] = value
                 return

@@ -103,5 +103,5 @@ def load_quantization(name_or_path: str | Path, overrides: list[str] | None = No
     """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``."""
     data: dict[str, Any] = read_toml(find_preset("quantization", name_or_path))
     for assignment in overrides or []:
-        set_key(data, assignment, QuantizationScheme)
+        set_key(data, assignment, QuantizationScheme, "--quantization-set")
     return build(QuantizationScheme, data, str(name_or_path))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from refusals import refusal
 
 from accelsim.config import (
     Hardware,
@@ -16,20 +17,11 @@ from accelsim.config import (
     preset_folder,
     preset_names,
 )
-from accelsim.errors import InputError
 from accelsim.numerics import IntFormat, Rounding, Scheme
 
 EDGE = (preset_folder("hardware") / "edge_8x8.toml").read_text()
 INTEGER = "must be an integer, written without quotes or a point"
 ARRAY = "must be an array in brackets, such as"
-
-
-def refusal(function: Callable[..., object], *arguments: object) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def edge(*overrides: str) -> Hardware:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from graphs import GraphMaker, random_graph
+from refusals import refusal
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from accelsim.errors import InputError
 from accelsim.ir import IntegerGraph, Multiplier, evaluate, load_graph, save_graph
 from accelsim.numerics import Arithmetic, Requantization, Rounding, Scheme
 
@@ -24,14 +23,6 @@ ARITHMETIC = Arithmetic(
     psum_bits=20, width_bits=20, overflow="saturate", saturate_at="every_add", rows=4, dataflow="ws"
 )
 ALTERED = "its digest does not match its contents; the file was altered, quantize again"
-
-
-def refusal(function: Callable[..., object], *arguments: object) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def same(a: object, b: object) -> bool:
@@ -81,6 +72,16 @@ def vouched(data: dict[str, Any], tensors: bytes) -> str:
     data["tensors_sha256"] = hashlib.sha256(tensors).hexdigest()
     data["sha256"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     return json.dumps(data, indent=1) + "\n"
+
+
+def forged(tmp_path, saved, place: tuple[str | int, ...], value: object):
+    """A graph directory with one value changed and its digests made right again."""
+    data = json.loads(saved[0])
+    here = data
+    for key in place[:-1]:
+        here = here[key]
+    here[place[-1]] = value
+    return write(tmp_path, vouched(data, saved[1]), saved[1])
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -209,12 +210,7 @@ def test_deep_nesting_is_refused(tmp_path, saved, depth, bracket):
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_refused_by_its_key(tmp_path, saved, place, value, expected):
-    data = json.loads(saved[0])
-    here = data
-    for key in place[:-1]:
-        here = here[key]
-    here[place[-1]] = value
-    folder = write(tmp_path, vouched(data, saved[1]), saved[1])
+    folder = forged(tmp_path, saved, place, value)
     assert refusal(load_graph, folder) == (
         f"{folder}/graph.json: not as written by quantize: {expected}; quantize again"
     )
@@ -246,12 +242,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(tmp_path, saved, place,
     ],
 )  # fmt: skip
 def test_a_value_that_breaks_a_rule_of_the_graph_is_refused_by_node_and_rule(tmp_path, saved, place, value, expected):
-    data = json.loads(saved[0])
-    here = data
-    for key in place[:-1]:
-        here = here[key]
-    here[place[-1]] = value
-    folder = write(tmp_path, vouched(data, saved[1]), saved[1])
+    folder = forged(tmp_path, saved, place, value)
     assert refusal(load_graph, folder) == f"integer graph random: {expected}"
 
 

@@ -60,7 +60,7 @@ FOLDERS = {"accelsim": "accelsim", "workloads": "accelsim.workloads", "configs":
 # torch is a second's worth of import and an optional extra.
 MAY_IMPORT_TORCH = {"frontend", "quantization", "workloads"}
 # What `import accelsim` and the command line load lazily.
-HEAVY = ("torch", "matplotlib", "sklearn", "scipy", "simpy")
+HEAVY = ("torch", "matplotlib", "sklearn", "scipy", "simpy", "numba")
 # pe_grid proves the closed forms of timing; using them would prove nothing.
 INDEPENDENT_OF_TIMING = "accelsim.machine.pe_grid"
 # Pickled files run code when they are read. Arrays go to .npz and .safetensors.

@@ -1,0 +1,18 @@
+"""The fast functional engine: integer graphs over whole data sets, every bit as on the machine, without a clock."""
+
+from accelsim.engine.evaluation import MEMORY_BYTES, Codes, execute
+from accelsim.engine.scenarios import Scenario, ScenarioOutcome, exact_arithmetic, execute_scenarios, uniform
+from accelsim.engine.telemetry import Telemetry, watch
+
+__all__ = [
+    "MEMORY_BYTES",
+    "Codes",
+    "Scenario",
+    "ScenarioOutcome",
+    "Telemetry",
+    "exact_arithmetic",
+    "execute",
+    "execute_scenarios",
+    "uniform",
+    "watch",
+]

@@ -1,0 +1,178 @@
+"""A whole integer graph over any number of images: slices of bounded memory, one thread a core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from accelsim.engine.layer import Lanes, Layer, form_sums
+from accelsim.engine.nodes import apply, finish
+from accelsim.errors import InputError
+from accelsim.ir import Input, IntegerGraph, Mac
+from accelsim.numerics import Arithmetic
+
+Codes = npt.NDArray[np.int16]
+Int64 = npt.NDArray[np.int64]
+Result = TypeVar("Result")
+
+MEMORY_BYTES = 1 << 29
+"""Working memory of an evaluation unless the caller states another; results come on top."""
+SLICE_IMAGES = 512
+"""More images in a slice gain nothing: 512 lanes fill the vector registers and leave the sums in the cache."""
+
+
+def execute(
+    graph: IntegerGraph,
+    codes: npt.NDArray[np.integer[Any]],
+    arithmetic: Arithmetic,
+    *,
+    nodes: Sequence[str] | None = None,
+    threads: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    progress: Callable[[int], object] = lambda _: None,
+) -> dict[str, Codes]:
+    """Evaluate a graph: the same bits as the machine and `ir.evaluate`, without a clock.
+
+    Args:
+        graph: a legal integer graph.
+        codes: the input's codes, integers (N, H, W, C), inside the activation format, N >= 1.
+        arithmetic: what the hardware contributes; a layer's own width narrows it.
+        nodes: whose tensors to return; None is the graph's output alone.
+        threads: slices under way at a time; None takes every core this process may use.
+        memory_bytes: a limit for the working memory of all threads together, as far as slices of one image allow.
+        progress: called with the number of images done.
+    Returns:
+        int16 (N, H, W, C) of each node asked for.
+    Raises:
+        InputError: codes of another shape or outside the format, an unknown node, or a sum that the requantisation
+            scheme does not take.
+    """
+    wanted = (graph.output,) if nodes is None else tuple(nodes)
+    check_codes(graph, codes)
+    for name in wanted:
+        if name not in graph.by_name:
+            raise InputError(f"graph {graph.name}: has no node {name!r}")
+    layers = {
+        node.name: (Layer(graph, node, arithmetic), arithmetic.at_width(node.accumulator_width_bits))
+        for node in graph.nodes
+        if isinstance(node, Mac)
+    }
+    found = {name: np.empty((len(codes), *graph.by_name[name].output.shape), dtype=np.int16) for name in wanted}
+
+    def one(images: slice) -> None:
+        tensors = run_nodes(graph, to_lanes(codes[images]), layers, wanted)
+        for name in wanted:
+            found[name][images] = np.moveaxis(tensors[name], 3, 0)
+
+    over_slices(one, len(codes), slice_images(graph, threads, memory_bytes), threads, progress)
+    return found
+
+
+def run_nodes(
+    graph: IntegerGraph, codes: Lanes, layers: dict[str, tuple[Layer, Arithmetic]], wanted: Sequence[str]
+) -> dict[str, Lanes]:
+    """Tensors of one slice: those wanted, the others dropped when nobody reads them any more."""
+    tensors: dict[str, Lanes] = {}
+    last_use = {name: position for position, node in enumerate(graph.nodes) for name in node.inputs}
+    for position, node in enumerate(graph.nodes):
+        tensors[node.name] = run_node(graph, node, codes, [tensors[name] for name in node.inputs], layers)
+        for name in node.inputs:
+            if last_use[name] == position and name not in wanted:
+                tensors.pop(name, None)
+    return tensors
+
+
+def run_node(
+    graph: IntegerGraph, node: Any, codes: Lanes, sources: list[Lanes], layers: dict[str, tuple[Layer, Arithmetic]]
+) -> Lanes:
+    """One node of one slice."""
+    if isinstance(node, Input):
+        return codes
+    with named(node.name):
+        if isinstance(node, Mac):
+            return finish(graph, node, form_sums(layers[node.name][0], sources[0], layers[node.name][1]))
+        return apply(graph, node, sources)
+
+
+@contextmanager
+def named(node: str) -> Iterator[None]:
+    """Turn what a scheme cannot take into the one-line error that names the node."""
+    try:
+        yield
+    except OverflowError as error:
+        raise InputError(f"node {node}: {error}") from None
+
+
+def check_codes(graph: IntegerGraph, codes: npt.NDArray[np.integer[Any]]) -> None:
+    """Refuse codes that are no input of the graph."""
+    tensor, form = graph.input.output, graph.activation
+    if codes.ndim != 4 or codes.shape[1:] != tensor.shape or not len(codes):
+        raise InputError(
+            f"input: shape {codes.shape} is not (N, H, W, C) with (H, W, C) = {tensor.shape} and N of at least 1"
+        )
+    if codes.dtype.kind not in "iu" or codes.min() < form.minimum or codes.max() > form.maximum:
+        raise InputError(f"input: codes must be integers in {form.minimum}..{form.maximum}")
+
+
+def to_lanes(codes: npt.NDArray[np.integer[Any]]) -> Lanes:
+    """(B, H, W, C) to int16 (H, W, C, B)."""
+    return np.ascontiguousarray(np.moveaxis(codes, 0, 3), dtype=np.int16)
+
+
+def slice_images(graph: IntegerGraph, threads: int | None, memory_bytes: int, arrays: int = 1) -> int:
+    """Images of a slice such that all threads stay within the budget; `arrays` of sums are held at a time."""
+    sums = max((node.output.size for node in graph.nodes if isinstance(node, Mac)), default=1)
+    tensors = sum(node.output.size for node in graph.nodes)
+    # Sums as float64 with two temporaries of the requantisation, and every tensor once.
+    per_image = (arrays + 2) * 8 * sums + 2 * tensors
+    return max(1, min(SLICE_IMAGES, memory_bytes // (per_image * thread_count(threads))))
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, or the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if threads is None else threads
+
+
+def over_slices(
+    work: Callable[[slice], Result],
+    count: int,
+    size: int,
+    threads: int | None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> list[Result]:
+    """Run `work` on slices of `size` images, several at a time; results in order of the images."""
+    slices = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+    workers = min(thread_count(threads), len(slices))
+    results: list[Result] = []
+
+    def collect(each: Iterator[Result]) -> None:
+        for images, result in zip(slices, each, strict=True):
+            results.append(result)
+            progress(images.stop)
+
+    with one_blas_thread():
+        if workers == 1:
+            collect(map(work, slices))
+            return results
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                collect(pool.map(work, slices))
+            except BaseException:  # Ctrl-C and errors alike: what has not begun is not begun
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+    return results
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One thread a matrix product: our own threads use the cores already."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield

@@ -446,8 +446,9 @@ def _finish(
     float_accuracy: float | None = None,
 ) -> int:
     """Report a run in every form asked for; returns the exit code."""
+    from accelsim.accounting import price
     from accelsim.files import is_standard_output, write_json
-    from accelsim.report import build_report, price, show, show_image, write_figures
+    from accelsim.report import build_report, show, show_image, write_figures
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware, load_hardware
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, Mac, largest_sum, load_graph, save_graph
+from accelsim.ir import IntegerGraph, load_graph, save_graph
 from accelsim.ir import evaluate as evaluate_reference
 from accelsim.isa import Instruction, Program, load_program
 from accelsim.machine import Accelerator, Observer, Run
-from accelsim.numerics import Arithmetic, quantize
+from accelsim.numerics import quantize
 
 Int64 = npt.NDArray[np.int64]
 Images = npt.NDArray[np.floating[Any]]
@@ -350,10 +350,3 @@ def input_codes(program: Program) -> Int64:
     """The input that a program's DRAM image holds: int64 (batch, H, W, C)."""
     data = program.dram[program.input.slice()]
     return program.input.unpack(data, program.modes.activation)
-
-
-def proved_overflow_free(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> bool:
-    """Whether the weights' l1 norm proves that no addition of a layer can overflow, whatever the input."""
-    layer = arithmetic.at_width(node.accumulator_width_bits)
-    bias = int(np.abs(node.bias).max()) if graph.bias_at == "accumulator" else 0
-    return largest_sum(graph, node) + bias < 1 << (layer.psum_bits - 1)

@@ -44,14 +44,18 @@ MAY_IMPORT = {
     "configs": set(),
     "explore": {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
-        *("machine", "engine", "energy", "workloads"),
+        *("machine", "engine", "energy", "workloads", "pipeline", "accounting"),
     },
     "sources": {"numerics", "config", "ir", "frontend", "quantization", "workloads"},
     "pipeline": {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads"),
     },
-    "report": {"numerics", "config", "ir", "isa", "timing", "machine", "engine", "energy", "pipeline", "explore"},
+    "accounting": {"numerics", "config", "ir", "isa", "timing", "compiler", "machine", "energy", "pipeline"},
+    "report": {
+        *("numerics", "config", "ir", "isa", "timing", "machine", "engine", "energy"),
+        *("pipeline", "accounting", "explore"),
+    },
 }
 KNOWN = MAY_IMPORT.keys() | LEAVES.keys()
 # The checkout's folders and the package each of them is.

@@ -14,6 +14,7 @@ import pytest
 from graphs import GraphMaker
 from safetensors.numpy import load_file
 
+from accelsim.accounting import price
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.energy import load_energy
@@ -23,7 +24,7 @@ from accelsim.isa.modes import MODES_BYTES
 from accelsim.isa.program import HEADER
 from accelsim.numerics import SINGLE_ROUNDINGS, IntFormat, Requantization, Rounding, Scheme
 from accelsim.pipeline import run_checked
-from accelsim.report import build_report, price
+from accelsim.report import build_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

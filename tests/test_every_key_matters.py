@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from accelsim.accounting import price
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware, QuantizationScheme, load_hardware, load_quantization
 from accelsim.energy import LayerCounts, load_energy
@@ -31,7 +32,7 @@ from accelsim.ir import (
     quantize_input,
 )
 from accelsim.pipeline import run_checked
-from accelsim.report import build_report, price
+from accelsim.report import build_report
 from accelsim.timing import Counts, OpKey
 
 pytest.importorskip("torch")

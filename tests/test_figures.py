@@ -13,25 +13,24 @@ import numpy as np
 import pytest
 from graphs import GraphMaker, random_graph
 
+from accelsim.accounting import price
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.energy import PLACES, load_energy
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, Mac
+from accelsim.ir import IntegerGraph, Mac, bits_for, proved_overflow_free, width_bounds
 from accelsim.isa import Unit
 from accelsim.numerics import Requantization, Rounding, Scheme
-from accelsim.pipeline import Outcome, proved_overflow_free, run_checked
-from accelsim.report import build_report, price
+from accelsim.pipeline import Outcome, run_checked
+from accelsim.report import build_report
 from accelsim.report.figures import (
     LAYER_COLOURS,
     PLACE_COLOURS,
-    bits_for,
     energy_figure,
     partial_sum_figure,
     render,
     timeline_figure,
     utilization_figure,
-    width_bounds,
     write_figures,
 )
 

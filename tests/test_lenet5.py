@@ -8,11 +8,11 @@ from graphs import GraphMaker
 
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware, load_quantization
-from accelsim.ir import Input, IntegerGraph, Linear, Mac, evaluate, quantize_input
+from accelsim.ir import Input, IntegerGraph, Linear, Mac, evaluate, proved_overflow_free, quantize_input
 from accelsim.isa import Compute, Load, Memory
 from accelsim.machine import Accelerator
 from accelsim.numerics import Requantization, Rounding, Scheme
-from accelsim.pipeline import proved_overflow_free, run_checked
+from accelsim.pipeline import run_checked
 from accelsim.sources import find_workload, load_images
 
 pytest.importorskip("torch")

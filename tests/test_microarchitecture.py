@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from accelsim.accounting import layer_cycles
 from accelsim.config import Hardware, hardware_from_dict
 from accelsim.isa import (
     Compute,
@@ -39,7 +40,6 @@ from accelsim.machine import Accelerator, Run, pe_grid
 from accelsim.machine.pe_grid import GridConfig, GridRun
 from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
 from accelsim.pipeline import Outcome
-from accelsim.report import layer_cycles
 from accelsim.timing import (
     D_ACC,
     D_POST,

@@ -162,6 +162,18 @@ class Hardware(Section):
             dataflow=self.array.dataflow,
         )
 
+    def with_accumulator(self, width_bits: int) -> Hardware:
+        """The same machine with another accumulator width; a partial sum that would be wider becomes as narrow.
+
+        Raises:
+            InputError: the accumulator memory cannot hold two words of that width.
+        """
+        data = self.model_dump(mode="json")
+        data["accumulator"]["width_bits"] = width_bits
+        if self.array.psum_bits is not None:
+            data["array"]["psum_bits"] = min(self.array.psum_bits, width_bits)
+        return build(Hardware, data, self.name)
+
     def fingerprint(self) -> bytes:
         """SHA-256 of the fields a program depends on; name and clock change neither bits nor cycles."""
         fields = self.model_dump(mode="json", exclude={"name", "clock_mhz", "supports"})

@@ -3,6 +3,7 @@
 from accelsim.engine.evaluation import MEMORY_BYTES, Codes, execute
 from accelsim.engine.scenarios import Scenario, ScenarioOutcome, exact_arithmetic, execute_scenarios, uniform
 from accelsim.engine.telemetry import Telemetry, watch
+from accelsim.engine.witness import Witness, first_overflow
 
 __all__ = [
     "MEMORY_BYTES",
@@ -10,9 +11,11 @@ __all__ = [
     "Scenario",
     "ScenarioOutcome",
     "Telemetry",
+    "Witness",
     "exact_arithmetic",
     "execute",
     "execute_scenarios",
+    "first_overflow",
     "uniform",
     "watch",
 ]

@@ -1,5 +1,6 @@
 """Float graph, integer graph, legality rules, reference evaluation, save and load."""
 
+from accelsim.ir.bounds import WidthBounds, bits_for, proved_overflow_free, width_bounds
 from accelsim.ir.float_graph import (
     FloatActivation,
     FloatAdd,
@@ -32,6 +33,7 @@ from accelsim.ir.integer_graph import (
     check_integer_graph,
     largest_sum,
     mac_chunks,
+    with_accumulator_widths,
 )
 from accelsim.ir.reference import Evaluation, PartialSums, evaluate, quantize_input
 from accelsim.ir.storage import load_graph, save_graph
@@ -64,12 +66,17 @@ __all__ = [
     "PartialSums",
     "Table",
     "TensorType",
+    "WidthBounds",
+    "bits_for",
     "check_float_graph",
     "check_integer_graph",
     "evaluate",
     "largest_sum",
     "load_graph",
     "mac_chunks",
+    "proved_overflow_free",
     "quantize_input",
     "save_graph",
+    "width_bounds",
+    "with_accumulator_widths",
 ]

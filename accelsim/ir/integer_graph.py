@@ -7,14 +7,15 @@ the (H, W, C) of the image it was flattened from. real = S * (q - Z). docs/numer
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.errors import InputError
+from accelsim.errors import InputError, did_you_mean
 from accelsim.files import FilePath
 from accelsim.ir.float_graph import window_extent
 from accelsim.numerics import Arithmetic, IntFormat, Requantization, chunks
@@ -424,3 +425,22 @@ def _need_shape(node: Node, shape: tuple[int, ...], where: str) -> None:
 def _need_same_scale(node: Node, source: TensorType, where: str) -> None:
     if (node.output.scale, node.output.zero_point) != (source.scale, source.zero_point):
         raise InputError(f"{where}: {node.op} keeps scale and zero point of its input")
+
+
+def with_accumulator_widths(graph: IntegerGraph, widths: Mapping[str, int | None]) -> IntegerGraph:
+    """The same graph with other accumulator widths: of the layers named, None being the hardware's.
+
+    Raises:
+        InputError: a name is no convolution or linear layer of the graph, or a width is outside 8..64.
+    """
+    layers = {node.name for node in graph.nodes if isinstance(node, Mac)}
+    if unknown := sorted(widths.keys() - layers):
+        hint = did_you_mean(unknown[0], layers)
+        raise InputError(f"graph {graph.name}: {unknown[0]!r} is no layer with an accumulator{hint}")
+
+    def narrowed(node: Node) -> Node:
+        if isinstance(node, Mac) and node.name in widths:
+            return replace(node, accumulator_width_bits=widths[node.name])
+        return node
+
+    return replace(graph, nodes=tuple(map(narrowed, graph.nodes)))

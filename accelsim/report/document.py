@@ -3,65 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
 from typing import Any
 
+from accelsim.accounting import count_of, layer_counts, layer_cycles
 from accelsim.config import Hardware
-from accelsim.energy import EnergyReport, EnergyTable, LayerCounts, evaluate, memory_capacities
+from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
-from accelsim.ir import IntegerGraph, Mac
+from accelsim.ir import IntegerGraph, Mac, proved_overflow_free
 from accelsim.isa import Unit
 from accelsim.machine import Issued
-from accelsim.pipeline import Outcome, proved_overflow_free
-from accelsim.timing import Counts, OpKey
-
-
-def layer_counts(outcome: Outcome) -> list[Counts]:
-    """Operations of each layer, idle PE-cycles among them."""
-    program = outcome.program
-    counts = outcome.machine.counts()
-    pes = program.hardware.array.rows * program.hardware.array.columns
-    result: list[Counts] = [Counter(counts.get(label, Counter())) for label in range(len(program.layers))]
-    available = [cycles * pes for cycles in layer_cycles(outcome)]
-    for layer, idle in zip(result, idle_cycles(available, [_count(layer, "mul") for layer in result]), strict=True):
-        layer[OpKey("idle", 1)] = idle
-    return result
-
-
-def layer_cycles(outcome: Outcome) -> list[int]:
-    """Cycles of each layer: its completion minus that of what precedes it in the program; they sum to the total.
-
-    A batch run in groups of images passes through the layers once a group; a layer's passes are added up.
-    """
-    cycles = [0] * len(outcome.program.layers)
-    completion = -1
-    in_program_order = sorted(outcome.timed.timeline, key=lambda issued: issued.index)
-    for label, passed in groupby(in_program_order, key=lambda issued: issued.label):
-        last = max(issued.done for issued in passed)
-        cycles[label] += max(last - completion, 0)
-        completion = max(completion, last)
-    return cycles
-
-
-def idle_cycles(available: list[int], used: list[int]) -> list[int]:
-    """PE-cycles without a product, by layer; they sum to those of the whole run.
-
-    A layer that overlaps the one before it may have fewer PE-cycles of its own than products; what is missing is taken
-    from the layers after it, then from those before.
-
-    >>> idle_cycles([100, 10, 50], [20, 30, 40])
-    [70, 0, 0]
-    """
-    idle, debt = [], 0
-    for have, need in zip(available, used, strict=True):
-        left = have - need - debt
-        idle.append(max(left, 0))
-        debt = max(-left, 0)
-    for label in reversed(range(len(idle))):
-        paid = min(idle[label], debt)
-        idle[label] -= paid
-        debt -= paid
-    return idle
+from accelsim.pipeline import Outcome
 
 
 def array_span(timeline: list[Issued], label: int) -> int:
@@ -89,25 +40,6 @@ def stalls(timeline: list[Issued], label: int) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def price(outcome: Outcome, graph: IntegerGraph, table: EnergyTable) -> EnergyReport:
-    """Energy of each layer of the timed batch."""
-    hardware = outcome.program.hardware
-    layers = []
-    for layer, counts in zip(outcome.program.layers, layer_counts(outcome), strict=True):
-        node = graph.by_name[layer.name]
-        width = node.accumulator_width_bits if isinstance(node, Mac) else None
-        layers.append(
-            LayerCounts(
-                name=layer.name,
-                op=layer.op,
-                counts=counts,
-                outputs=layer.outputs,
-                accumulator_bits=width or hardware.accumulator.width_bits,
-            )
-        )
-    return evaluate(table, layers, memory_capacities(hardware))
-
-
 def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) -> dict[str, Any]:
     """Everything a run found, ready for JSON; `totals` and `layers` describe one batch."""
     program, timeline = outcome.program, outcome.timed.timeline
@@ -119,7 +51,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
     for label, (layer, spent, took, priced) in enumerate(
         zip(program.layers, counts, layer_cycles(outcome), energy.layers, strict=True)
     ):
-        macs = _count(spent, "mul")
+        macs = count_of(spent, "mul")
         layers.append(
             {
                 "name": layer.name,
@@ -129,8 +61,8 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
                 "macs": macs,
                 "stall_cycles": stalls(timeline, label),
                 "utilization": macs / (took * pes) if took else 0.0,
-                "dram_bytes_read": _count(spent, "dram.read"),
-                "dram_bytes_written": _count(spent, "dram.write"),
+                "dram_bytes_read": count_of(spent, "dram.read"),
+                "dram_bytes_written": count_of(spent, "dram.write"),
                 "energy": as_number(priced.energy),
                 "energy_by_op": {op: figure.as_numbers() for op, figure in priced.by_op.items()},
                 **_partial_sums(outcome, graph, label),
@@ -171,10 +103,6 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
         "outputs": None if outcome.outputs is None else outcome.outputs.tolist(),
     }
     return report
-
-
-def _count(counts: Counts, op: str) -> int:
-    return sum(n for key, n in counts.items() if key.op == op)
 
 
 def _partial_sums(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str, int | None]:

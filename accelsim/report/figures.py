@@ -13,7 +13,7 @@ from functools import wraps
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from accelsim.config.hardware import hardware_from_dict
 from accelsim.energy import PLACES, EnergyReport
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import write_whole
-from accelsim.ir import IntegerGraph, Mac, largest_sum
+from accelsim.ir import IntegerGraph, Mac, WidthBounds, bits_for, width_bounds
 from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.numerics import Arithmetic, IntFormat
@@ -90,42 +90,6 @@ STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "accelsim",
 }
-
-
-class WidthBounds(NamedTuple):
-    """Bits of two's complement that suffice for every partial sum of a layer, whatever the input.
-
-    Attributes:
-        l1: by the stored weights: largest l1 norm of an output channel times the largest activation code.
-        type: by the operands' formats alone: K times the largest weight times the largest activation code.
-    """
-
-    l1: int
-    type: int
-
-
-def bits_for(low: int, high: int) -> int:
-    """Bits of the narrowest two's complement that holds both.
-
-    >>> bits_for(-128, 127), bits_for(-129, 0), bits_for(0, 128), bits_for(0, 0)
-    (8, 9, 9, 1)
-    """
-    return max(high.bit_length(), (~low).bit_length() if low < 0 else 0) + 1
-
-
-def width_bounds(graph: IntegerGraph, node: Mac) -> WidthBounds:
-    """Widths at which no addition of a layer can overflow; both count the bias where the accumulator adds it.
-
-    `pipeline.proved_overflow_free` holds at `l1` bits and not at one fewer.
-    """
-    subtracted = graph.zero_points == "subtracted"
-    zero_x, zero_w = (graph.by_name[node.inputs[0]].output.zero_point, node.weight_zero_point) if subtracted else (0, 0)
-    x = max(abs(limit - zero_x) for limit in graph.activation.limits)
-    w = max(abs(limit - zero_w) for limit in IntFormat(node.weight_bits).limits)
-    k = node.weight[0].size
-    bias = int(np.abs(node.bias).max()) if graph.bias_at == "accumulator" else 0
-    l1, largest = largest_sum(graph, node) + bias, k * w * x + bias
-    return WidthBounds(bits_for(-l1, l1), bits_for(-largest, largest))
 
 
 # Writing ------------------------------------------------------------------------------------------------------

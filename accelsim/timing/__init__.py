@@ -1,5 +1,6 @@
 """From an instruction to cycles and operation counts: pure functions, shared by compiler, machine and energy."""
 
+from accelsim.timing.additions import memory_cycle, product_cycle
 from accelsim.timing.counts import OPS, Counts, OpKey, compute_counts, instruction_counts
 from accelsim.timing.cycles import (
     D_ACC,
@@ -31,6 +32,8 @@ __all__ = [
     "compute_times",
     "instruction_counts",
     "longest_path",
+    "memory_cycle",
     "post_cycles",
+    "product_cycle",
     "transfer_cycles",
 ]

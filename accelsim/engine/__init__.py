@@ -2,7 +2,7 @@
 
 from accelsim.engine.evaluation import MEMORY_BYTES, Codes, execute
 from accelsim.engine.scenarios import Scenario, ScenarioOutcome, exact_arithmetic, execute_scenarios, uniform
-from accelsim.engine.telemetry import Telemetry, watch
+from accelsim.engine.telemetry import Telemetry, Watched, watch
 from accelsim.engine.witness import Witness, first_overflow
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Scenario",
     "ScenarioOutcome",
     "Telemetry",
+    "Watched",
     "Witness",
     "exact_arithmetic",
     "execute",

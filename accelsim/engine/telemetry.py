@@ -90,6 +90,20 @@ class Telemetry:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """What `watch` saw.
+
+    Attributes:
+        layers: statistics by channel of each convolution and linear layer.
+        overflowing: of layers that overflowed, the first slice of images in which they did: what `first_overflow`
+            needs to look at.
+    """
+
+    layers: dict[str, Telemetry]
+    overflowing: dict[str, slice]
+
+
 def watch(
     graph: IntegerGraph,
     codes: npt.NDArray[np.integer[Any]],
@@ -98,8 +112,8 @@ def watch(
     threads: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
     progress: Callable[[int], object] = lambda _: None,
-) -> dict[str, Telemetry]:
-    """Evaluate a graph and watch every addition: statistics by channel of each convolution and linear layer.
+) -> Watched:
+    """Evaluate a graph and watch every addition of each convolution and linear layer.
 
     Args, raises: as `execute_scenarios`.
     """
@@ -110,7 +124,7 @@ def watch(
         if isinstance(node, Mac)
     }
 
-    def one(images: slice) -> dict[str, Telemetry]:
+    def one(images: slice) -> tuple[slice, dict[str, Telemetry]]:
         tensors: dict[str, Lanes] = {}
         found = {}
         lanes = to_lanes(codes[images])
@@ -119,13 +133,18 @@ def watch(
             if isinstance(node, Mac):
                 found[node.name] = watch_layer(*layers[node.name], sources[0])
             tensors[node.name] = run_node(graph, node, lanes, sources, layers)
-        return found
+        return images, found
 
     parts = over_slices(one, len(codes), slice_images(graph, threads, memory_bytes), threads, progress)
-    total = parts[0]
-    for part in parts[1:]:
+    total = parts[0][1]
+    for _, part in parts[1:]:
         total = {name: total[name] + part[name] for name in total}
-    return total
+    overflowing: dict[str, slice] = {}
+    for images, part in parts:
+        for name, telemetry in part.items():
+            if telemetry.overflows.any():
+                overflowing.setdefault(name, images)
+    return Watched(total, overflowing)
 
 
 def watch_layer(layer: Layer, arithmetic: Arithmetic, source: Lanes) -> Telemetry:

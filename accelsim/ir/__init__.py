@@ -36,7 +36,7 @@ from accelsim.ir.integer_graph import (
     with_accumulator_widths,
 )
 from accelsim.ir.reference import Evaluation, PartialSums, evaluate, quantize_input
-from accelsim.ir.storage import load_graph, save_graph
+from accelsim.ir.storage import graph_digest, load_graph, save_graph
 
 __all__ = [
     "OP_NAMES",
@@ -71,6 +71,7 @@ __all__ = [
     "check_float_graph",
     "check_integer_graph",
     "evaluate",
+    "graph_digest",
     "largest_sum",
     "load_graph",
     "mac_chunks",

@@ -48,6 +48,23 @@ _PLAIN = (
 
 def save_graph(graph: IntegerGraph, folder: Path) -> None:
     """Write the directory, each file whole; `graph.json`, which vouches for the tensors, last."""
+    text, blob = _files(graph)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot create the folder: {error.strerror}; choose another") from None
+    write_whole(folder / "graph.safetensors", blob)
+    write_whole(folder / "graph.json", text)
+
+
+def graph_digest(graph: IntegerGraph) -> str:
+    """SHA-256 of everything in a graph: two graphs of one digest are saved as the same files."""
+    text, _ = _files(graph)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files(graph: IntegerGraph) -> tuple[str, bytes]:
+    """`graph.json`, which holds the digest of the other, and `graph.safetensors`."""
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     nodes = [_node_to_json(node, tensors) for node in graph.nodes]
     blob = save_tensors(tensors)
@@ -73,12 +90,7 @@ def save_graph(graph: IntegerGraph, folder: Path) -> None:
         "nodes": nodes,
     }
     data["sha256"] = _digest(data)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot create the folder: {error.strerror}; choose another") from None
-    write_whole(folder / "graph.safetensors", blob)
-    write_whole(folder / "graph.json", _text(data))
+    return _text(data), blob
 
 
 def load_graph(folder: Path) -> IntegerGraph:

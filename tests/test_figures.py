@@ -23,12 +23,10 @@ from accelsim.isa import Unit
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.pipeline import Outcome, run_checked
 from accelsim.report import build_report
+from accelsim.report.drawing import LAYER_COLOURS, PLACE_COLOURS, render
 from accelsim.report.figures import (
-    LAYER_COLOURS,
-    PLACE_COLOURS,
     energy_figure,
     partial_sum_figure,
-    render,
     timeline_figure,
     utilization_figure,
     write_figures,
@@ -400,7 +398,7 @@ def test_neither_matplotlib_nor_pyplot_is_loaded_before_it_is_needed():
         "import sys, accelsim.report.figures as f\n"
         "assert 'matplotlib' not in sys.modules\n"
         "f.energy_figure\n"
-        "with f._style(): from matplotlib.figure import Figure\n"
+        "with f.style(): from matplotlib.figure import Figure\n"
         "f.render(Figure(), 'png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

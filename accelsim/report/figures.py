@@ -7,13 +7,10 @@ settings below hold only while a figure is drawn. `write_figures` writes them al
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
-from io import BytesIO
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,67 +25,41 @@ from accelsim.machine import Issued
 from accelsim.numerics import Arithmetic, IntFormat
 from accelsim.pipeline import Outcome
 from accelsim.report.document import build_report, describe_hardware
+from accelsim.report.drawing import (
+    ALARM,
+    FORMATS,
+    INK,
+    PLACE_COLOURS,
+    SOFT,
+    colour,
+    digits,
+    linear_axis,
+    multiple,
+    note,
+    patch,
+    power,
+    quantity,
+    render,
+    share,
+    sheet,
+    short,
+    style,
+    styled,
+    unit_name,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-P = ParamSpec("P")
 Report = dict[str, Any]
 
-FORMATS = ("png", "svg", "pdf")
-DPI = 150
-# Okabe and Ito's palette, told apart by readers with any colour vision; layers take it in turn, in network order.
-LAYER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00")
-# Paul Tol's muted palette; related places are next to each other in hue.
-PLACE_COLOURS = {
-    "multipliers": "#332288",
-    "adders": "#CC6677",
-    "partial-sum registers": "#882255",
-    "operand registers": "#88CCEE",
-    "accumulator memory": "#AA4499",
-    "buffers": "#44AA99",
-    "post-processing": "#999933",
-    "DRAM": "#DDCC77",
-    "idle": "#BBBBBB",
-}
 # Stalls are grey, so that only work has a colour: told apart by lightness where narrow, by hatch where wide.
 STALLS = {  # face, hatch, its colour
     Unit.LOAD: ("#EDEDED", "/////", "#8C8C8C"),
     Unit.COMPUTE: ("#C8C8C8", "\\\\\\\\\\", "white"),
     Unit.POST: ("#999999", "-----", "white"),
     Unit.STORE: ("#666666", "xxxxx", "white"),
-}
-INK, SOFT, ALARM = "#222222", "#777777", "#B2182B"
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that text is set alike everywhere
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
-    "axes.edgecolor": SOFT,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.handlelength": 1.2,
-    "legend.handleheight": 1.0,
-    "hatch.linewidth": 0.4,
-    "text.parse_math": False,  # a layer may be called $x$
-    "svg.fonttype": "path",
-    "svg.hashsalt": "accelsim",
 }
 
 
@@ -119,7 +90,7 @@ def write_figures(
         if name not in FORMATS:
             hint = did_you_mean(name, FORMATS) or f"; use {', '.join(FORMATS)}"
             raise InputError(f"{name!r} is not a format of figures{hint}")
-    with _style():  # matplotlib is there
+    with style():  # matplotlib is there
         pass
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,42 +109,10 @@ def write_figures(
     return list(files)
 
 
-def render(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a file; they name neither date nor version."""
-    unstated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-    stream = BytesIO()
-    with _style():
-        metadata = unstated.get(kind, {"CreationDate": None, "Creator": None, "Producer": None})
-        figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
-    return stream.getvalue()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's defaults with `STYLE`, whatever the user's own settings; theirs are back afterwards."""
-    try:
-        import matplotlib.style
-    except ImportError as error:
-        raise InputError(
-            "figures need matplotlib, which is not installed; install it with pip install 'accelsim[plot]'"
-        ) from error
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with _style():
-            return draw(*args, **kwargs)
-
-    return styled
-
-
 # Energy -------------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def energy_figure(report: Report) -> Figure:
     """Energy of each layer by place, with DRAM and without, and of each operation type on a logarithmic axis.
 
@@ -192,16 +131,16 @@ def energy_figure(report: Report) -> Figure:
     panels = [("all places", places), ("without DRAM", inside)] if 0 < len(inside) < len(places) else [("", places)]
     ops = [(op, place) for place in places for op in PLACES[place] if _energy_of(report, op)]
     rows = max(len(panels) * (len(layers) + 2.5), 0.75 * len(ops) + 3)
-    total = _quantity(report["totals"]["energy"], unit)
+    total = quantity(report["totals"]["energy"], unit)
     title = f"Energy by layer and operation: {total} a batch"
-    figure = _figure(9.6, 1.6 + 0.24 * rows, title, _what_ran(report), _priced_by(report))
+    figure = sheet(9.6, 1.6 + 0.24 * rows, title, _what_ran(report), _priced_by(report))
     grid = figure.add_gridspec(len(panels), 2, width_ratios=(1.45, 1))
     for row, (title, shown) in enumerate(panels):
         axes = figure.add_subplot(grid[row, 0])
         axes.set_title(title)
         _energy_bars(axes, layers, {place: spent[place] for place in shown}, unit)
     _energy_dots(figure.add_subplot(grid[:, 1]), report, ops)
-    handles = [_patch(PLACE_COLOURS[place], place) for place in places]
+    handles = [patch(PLACE_COLOURS[place], place) for place in places]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
     return figure
 
@@ -223,11 +162,11 @@ def _energy_bars(axes: Axes, layers: list[Report], spent: dict[str, list[float]]
     for place, values in spent.items():
         axes.barh(range(len(layers)), values, left=left, height=0.72, color=PLACE_COLOURS[place], label=place)
         left += values
-    factor, name = _multiple(left.max(initial=0), unit)
+    factor, name = multiple(left.max(initial=0), unit)
     for row, value in enumerate(left):
-        _note(axes, value, row, f"{_digits(value / factor)}  ({_share(value, left.sum())})")
+        note(axes, value, row, f"{digits(value / factor)}  ({share(value, left.sum())})")
     _layer_axis(axes, layers)
-    _linear_axis(axes, left.max(initial=0), 1.25)
+    linear_axis(axes, left.max(initial=0), 1.25)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / factor:g}")
     axes.set_xlabel(f"energy ({name})")
 
@@ -240,17 +179,17 @@ def _energy_dots(axes: Axes, report: Report, ops: list[tuple[str, str]]) -> None
     axes.set_ylim(len(ops) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(True, axis="y")
-    axes.set_xlabel(f"energy ({_unit_name(report['totals']['energy_unit'])}), logarithmic")
+    axes.set_xlabel(f"energy ({unit_name(report['totals']['energy_unit'])}), logarithmic")
     if not values:
         return
     axes.set_xscale("log")
     decade = np.floor(np.log10(min(values)))
     axes.set_xlim(10 ** (decade - 0.15), max(10 ** (decade + 1.15), 2.5 * max(values)))
-    axes.xaxis.set_major_formatter(lambda value, _: _power(10, round(np.log10(value))))
+    axes.xaxis.set_major_formatter(lambda value, _: power(10, round(np.log10(value))))
     axes.minorticks_off()
     axes.scatter(values, range(len(ops)), s=34, c=[PLACE_COLOURS[place] for _, place in ops], zorder=3, label="ops")
     for row, value in enumerate(values):
-        axes.text(1.02, row, _share(value, total), transform=axes.get_yaxis_transform(), va="center", color=SOFT)
+        axes.text(1.02, row, share(value, total), transform=axes.get_yaxis_transform(), va="center", color=SOFT)
 
 
 def _energy_of(report: Report, op: str) -> float:
@@ -261,7 +200,7 @@ def _energy_of(report: Report, op: str) -> float:
 # Utilization --------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def utilization_figure(report: Report) -> Figure:
     """Cycles of each layer, and its share of products among PE-cycles.
 
@@ -288,9 +227,9 @@ def utilization_figure(report: Report) -> Figure:
         if overlap
         else "diamonds and (...): from the layer before being done to this one being done, which adds up to the total"
     )
-    figure = _figure(9.6, 1.8 + 0.3 * max(len(layers), 3), title, _what_ran(report), note)
+    figure = sheet(9.6, 1.8 + 0.3 * max(len(layers), 3), title, _what_ran(report), note)
     left, right = figure.subplots(1, 2, sharey=True)
-    colours = [_colour(label) for label in range(len(layers))]
+    colours = [colour(label) for label in range(len(layers))]
     used = [100 * layer["macs"] / (span * pes) if span else 0.0 for layer, span in zip(layers, spans, strict=True)]
     used_until_done = [100 * layer["utilization"] for layer in layers]
     left.barh(range(len(layers)), spans, height=0.72, color=colours, label="cycles")
@@ -306,14 +245,14 @@ def utilization_figure(report: Report) -> Figure:
             axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", size=7.5)
     mean = right.axvline(100 * totals["utilization"], color=INK, lw=0.8, ls=(0, (4, 3)), label="whole run")
     _layer_axis(left, layers)
-    _linear_axis(left, max(*spans, *([] if overlap else until_done), 1), 1.04)
+    linear_axis(left, max(*spans, *([] if overlap else until_done), 1), 1.04)
     left.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     left.set_xlabel("cycles")
     right.tick_params(axis="y", length=0, labelleft=False)
-    _linear_axis(right, 100, 1)
+    linear_axis(right, 100, 1)
     right.set_xticks(range(0, 101, 20))
     right.set_xlabel("utilization: products / (cycles · PEs) (%)")
-    handles = [_patch(SOFT, "while the array works on it"), *(line for line in left.lines), mean]
+    handles = [patch(SOFT, "while the array works on it"), *(line for line in left.lines), mean]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
@@ -321,7 +260,7 @@ def utilization_figure(report: Report) -> Figure:
 # Timeline -----------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def timeline_figure(outcome: Outcome) -> Figure:
     """What each unit did in every cycle of the first batch: its instructions by layer, and what it waited for.
 
@@ -336,7 +275,7 @@ def timeline_figure(outcome: Outcome) -> Figure:
     ran = f"{program.name} on {describe_hardware(program.hardware)}, batch {program.batch}"
     title = f"The four units over time: {len(timeline):,} instructions in {total:,} cycles"
     note = "bars: instructions from issue to done; strips below: stalls, which in COMPUTE may overlap its own draining"
-    figure = _figure(11, 4.4, title, ran, note)
+    figure = sheet(11, 4.4, title, ran, note)
     axes = figure.subplots()
     _layer_ribbon(axes, timeline, layers, total)
     many = len(timeline) > 5000  # a picture inside the SVG then, instead of tens of thousands of shapes
@@ -345,7 +284,7 @@ def timeline_figure(outcome: Outcome) -> Figure:
         mine = [issued for issued in timeline if issued.unit is unit]
         for label in sorted({issued.label for issued in mine}):
             spans = [(issued.issue, issued.done + 1 - issued.issue) for issued in mine if issued.label == label]
-            busy = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=_colour(label), rasterized=many, **edge)
+            busy = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
             busy.set_gid(f"busy {unit.name} {layers[label]}")
         for source, spans in _stall_spans(mine).items():
             face, hatch, ink = STALLS[source]
@@ -353,7 +292,7 @@ def timeline_figure(outcome: Outcome) -> Figure:
             waits = axes.broken_barh(spans, (unit + 0.17, 0.2), rasterized=many, **look)
             waits.set_gid(f"stall {unit.name} {source.name}")
         works, stalled = _busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
-        text = f"busy {_share(works, total)}\nstalled {_share(stalled, total)}"
+        text = f"busy {share(works, total)}\nstalled {share(stalled, total)}"
         axes.text(1.008, unit, text, transform=axes.get_yaxis_transform(), va="center", color=INK, linespacing=1.35)
     axes.set_yticks([-1, *Unit], ["array at", *(unit.name for unit in Unit)])
     axes.tick_params(axis="y", length=0)
@@ -363,10 +302,10 @@ def timeline_figure(outcome: Outcome) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("cycle")
     causes = [unit for unit in Unit if any(source is unit for issued in timeline for source, _ in issued.stalls)]
-    handles = [_patch(_colour(label), name) for label, name in enumerate(layers[:12])]
+    handles = [patch(colour(label), name) for label, name in enumerate(layers[:12])]
     if len(layers) > 12:
         handles = []  # the ribbon names them in order
-    handles += [_patch(STALLS[unit][0], f"waits for {unit.name}", *STALLS[unit][1:]) for unit in causes]
+    handles += [patch(STALLS[unit][0], f"waits for {unit.name}", *STALLS[unit][1:]) for unit in causes]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9) or 1)
     return figure
 
@@ -379,11 +318,11 @@ def _layer_ribbon(axes: Axes, timeline: list[Issued], layers: list[str], total: 
     for run, first, end in zip(runs, edges, edges[1:], strict=False):
         name, took = layers[run.label], end - first
         strip = axes.broken_barh(
-            [(first, took)], (-1.25, 0.5), facecolor=_colour(run.label), edgecolor="white", linewidth=0.5
+            [(first, took)], (-1.25, 0.5), facecolor=colour(run.label), edgecolor="white", linewidth=0.5
         )
         strip.set_gid(f"layer {name}")
-        if took > 0.0065 * (len(_short(name)) + 1) * total:
-            axes.text(first + took / 2, -1, _short(name), ha="center", va="center", color="white", weight="bold")
+        if took > 0.0065 * (len(short(name)) + 1) * total:
+            axes.text(first + took / 2, -1, short(name), ha="center", va="center", color="white", weight="bold")
 
 
 def _stall_spans(issued: list[Issued]) -> dict[Unit, list[tuple[int, int]]]:
@@ -409,7 +348,7 @@ def _busy_cycles(issued: list[Issued]) -> int:
 # Partial sums -------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def partial_sum_figure(report: Report, graph: IntegerGraph) -> Figure:
     """Extremes of each layer's partial sums against the accumulator, and how many bits they and their bounds need.
 
@@ -429,7 +368,7 @@ def partial_sum_figure(report: Report, graph: IntegerGraph) -> Figure:
         notes.append("where one overflowed, a wider accumulator would see another range")
     if any(layer["psum_min"] is None for _, layer, _ in rows):
         notes.append("a range that is missing was not watched (--telemetry)")
-    figure = _figure(9.6, 2.1 + 0.36 * max(len(rows), 3), title, _what_ran(report), "; ".join(notes))
+    figure = sheet(9.6, 2.1 + 0.36 * max(len(rows), 3), title, _what_ran(report), "; ".join(notes))
     if not rows:
         axes = figure.subplots()
         axes.set_axis_off()
@@ -441,8 +380,8 @@ def partial_sum_figure(report: Report, graph: IntegerGraph) -> Figure:
         arithmetic = hardware.arithmetic().at_width(node.accumulator_width_bits)
         bounds = width_bounds(graph, node)
         top = max(top, arithmetic.width_bits, bounds.type)
-        _range_row(values, row, layer, arithmetic, _colour(label))
-        _width_row(widths, row, layer, arithmetic, bounds, _colour(label))
+        _range_row(values, row, layer, arithmetic, colour(label))
+        _width_row(widths, row, layer, arithmetic, bounds, colour(label))
     _layer_axis(values, [layer for _, layer, _ in rows])
     widths.tick_params(axis="y", length=0, labelleft=False)
     _signed_log_axis(values, max(hardware.accumulator.width_bits, 10))
@@ -513,7 +452,7 @@ def _signed_log_axis(axes: Axes, bits: int) -> None:
     axes.set_xticks([*(-(2.0**p) for p in reversed(powers)), 0, *(2.0**p for p in powers)])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(
-        lambda value, _: "0" if not value else ("−" if value < 0 else "") + _power(2, round(np.log2(abs(value))))
+        lambda value, _: "0" if not value else ("−" if value < 0 else "") + power(2, round(np.log2(abs(value))))
     )
     axes.set_xlim(-(2.0 ** (bits + 0.3)), 2.0 ** (bits + 0.3))
 
@@ -521,88 +460,13 @@ def _signed_log_axis(axes: Axes, bits: int) -> None:
 # Common -------------------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float, title: str, ran: str, note: str) -> Figure:
-    """An empty figure of so many inches under a title, a line on what ran and one on how to read it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    # The layout makes room for one title: its first line is left to the bold one, which is laid over it.
-    figure.suptitle(f"\n{ran}\n{note}", x=0.08 / width, ha="left", size=8, color=SOFT, linespacing=1.6)
-    figure.text(0.08 / width, 1 - 0.06 / height, title, ha="left", va="top", size=10.5, weight="bold")
-    return figure
-
-
 def _what_ran(report: Report) -> str:
     hardware = hardware_from_dict(report["hardware"], "report")
     return f"{report['workload']} on {describe_hardware(hardware)}, batch {report['batch']}"
 
 
-def _patch(colour: str, label: str, hatch: str | None = None, ink: str | None = None) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(facecolor=colour, label=label, hatch=hatch, edgecolor=ink, linewidth=0)
-
-
-def _colour(label: int) -> str:
-    return LAYER_COLOURS[label % len(LAYER_COLOURS)]
-
-
 def _layer_axis(axes: Axes, layers: list[Report]) -> None:
-    axes.set_yticks(range(len(layers)), [_short(layer["name"]) for layer in layers])
+    axes.set_yticks(range(len(layers)), [short(layer["name"]) for layer in layers])
     room = max(3 - len(layers), 0) / 2  # a single bar is not blown up to the panel's height
     axes.set_ylim(len(layers) - 0.4 + room, -0.6 - room)
     axes.tick_params(axis="y", length=0)
-
-
-def _linear_axis(axes: Axes, most: float, room: float) -> None:
-    axes.set_xlim(0, most * room or 1)
-    axes.grid(True, axis="x")
-
-
-def _note(axes: Axes, x: float, row: int, text: str) -> None:
-    axes.annotate(text, (x, row), xytext=(4, 0), textcoords="offset points", va="center", size=7.5, color=INK)
-
-
-def _short(name: str) -> str:
-    """A layer's name in at most 24 characters; a module path is known by its end."""
-    return name if len(name) <= 24 else "…" + name[-23:]
-
-
-def _share(part: float, whole: float) -> str:
-    percent = 100 * part / whole if whole else 0.0
-    return "< 0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
-
-
-def _multiple(value: float, unit: str) -> tuple[float, str]:
-    """The multiple of a table's unit in which `value` has one to three digits before the point."""
-    steps = ("pJ", "nJ", "µJ", "mJ", "J") if unit == "pJ" else ("", "thousand", "million", "billion", "trillion")
-    place = min(max(int(np.floor(np.log10(value) / 3)), 0), len(steps) - 1) if value > 0 else 0
-    name = steps[place] if unit == "pJ" else f"{steps[place]} relative units".strip()
-    return 1000.0**place, name
-
-
-def _unit_name(unit: str) -> str:
-    return "relative units" if unit == "relative" else unit
-
-
-def _quantity(value: float, unit: str) -> str:
-    factor, name = _multiple(value, unit)
-    return f"{_digits(value / factor)} {name}"
-
-
-def _digits(value: float) -> str:
-    """Three significant digits.
-
-    >>> _digits(0.93), _digits(658.2), _digits(0)
-    ('0.930', '658', '0')
-    """
-    return f"{value:#.3g}".rstrip(".") if value else "0"
-
-
-def _power(base: int, exponent: int) -> str:
-    """A power as text, without a mathematics parser.
-
-    >>> _power(10, -12)
-    '10⁻¹²'
-    """
-    return f"{base}" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -217,7 +217,57 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
     _hardware_arguments(parser)
     _source_arguments(parser)
-    parser.add_argument("--images", type=int, default=200, metavar="N", help="test images (default: %(default)s)")
+    _input_argument(parser)
+    _test_images_argument(parser)
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write what was found as JSON; /dev/stdout: in place of the text"
+    )
+    _threads_argument(parser)
+
+
+def _accumulator_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
+    parser.add_argument(
+        "--widths", required=True, metavar="FROM:TO:STEP", help="bits, both ends included: 10:32:2, or 12,14,16"
+    )
+    parser.add_argument("--per-layer", action="store_true", help="search a width for each layer")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="accuracy that may be lost, percentage points (default: %(default)s)",
+    )
+    _hardware_arguments(parser)
+    _source_arguments(parser)
+    _input_argument(parser)
+    _test_images_argument(parser)
+    parser.add_argument(
+        "--energy",
+        default="horowitz_45nm",
+        metavar="F",
+        help="energy table, preset or TOML file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="gets study.json, study.csv and the figure, and keeps finished parts: an interrupted study goes on from "
+        "them (default: results/accumulator_WORKLOAD)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write the study as JSON elsewhere; /dev/stdout: in place of the text"
+    )
+    _threads_argument(parser)
+
+
+def _test_images_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, metavar="N", help="test images (default: all there are)")
+
+
+def _threads_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="T", help="slices of images at a time (default: all cores)")
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -310,24 +360,84 @@ def _quantize(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from accelsim.files import is_standard_output, write_json
     from accelsim.pipeline import evaluate
-    from accelsim.report import describe_hardware
+    from accelsim.report import evaluation_report, show_evaluation
     from accelsim.sources import load_images
 
-    count = _positive("--images", arguments.images)
+    count = None if arguments.images is None else _positive("--images", arguments.images)
+    threads = None if arguments.threads is None else _positive("--threads", arguments.threads)
+    _check_destinations(arguments)
     hardware = _hardware(arguments)
     source = _source(arguments, arguments.workload)
     if source.dataset is None:
         raise InputError(f"{arguments.workload}: its images have no labels; give --data NAME of a data set")
     found = load_images(source, arguments.data, count)
     assert found.labels is not None
-    with _progress(count) as progress:
-        result = evaluate(source.graph, found.images, found.labels, hardware, progress=progress)
-    right = round(result.accuracy * count)
-    print(f"{arguments.workload} on {describe_hardware(hardware)}")
-    print(f"accuracy        {100 * right / count:.2f} % ({right} of {count} images of {found.source})")
-    if source.float_accuracy is not None:
-        print(f"float accuracy  {100 * source.float_accuracy:.2f} % (of the whole test set)")
+    with _progress(len(found.images)) as progress:
+        result = evaluate(source.graph, found.images, found.labels, hardware, threads=threads, progress=progress)
+    float_predictions = None
+    if source.module is not None:
+        from accelsim.frontend import float_predictions as predict
+
+        float_predictions = predict(source.module, found.images)
+    report = evaluation_report(arguments.workload, result, found.labels, hardware, float_predictions)
+    report["data"] = found.source
+    if arguments.json is not None:
+        write_json(arguments.json, report)
+        if is_standard_output(arguments.json):
+            return 0
+    print(show_evaluation(report))
+    return 0
+
+
+def _accumulator(arguments: argparse.Namespace) -> int:
+    from accelsim.energy import load_energy
+    from accelsim.explore import Question, Study, parse_widths
+    from accelsim.files import is_standard_output, write_json, write_whole
+    from accelsim.ir import quantize_input
+    from accelsim.report import show_study, study_csv, study_figure
+    from accelsim.report.drawing import render
+
+    widths = parse_widths(arguments.widths)
+    count = None if arguments.images is None else _positive("--images", arguments.images)
+    threads = None if arguments.threads is None else _positive("--threads", arguments.threads)
+    if not 0 <= arguments.tolerance <= 100:
+        raise InputError(f"--tolerance {arguments.tolerance:g}: must be 0..100 percentage points")
+    if arguments.output is None:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", arguments.workload.strip("/")).strip("_.") or "study"
+        arguments.output = Path("results") / f"accumulator_{name}"
+    _check_destinations(arguments)
+    table = load_energy(arguments.energy)
+    hardware = _hardware(arguments)
+    source = _source(arguments, arguments.workload)
+    images, labels = _images(arguments, source, count, exactly=count is not None)
+    question = Question(
+        graph=source.graph,
+        codes=quantize_input(source.graph, images),
+        labels=labels,
+        hardware=hardware,
+        table=table,
+        widths=widths,
+        per_layer=arguments.per_layer,
+        tolerance=arguments.tolerance,
+        threads=threads,
+    )
+    with _Bars() as progress:
+        study = Study(question, arguments.output, progress)
+        found = study.run()
+    if study.parts.reused:
+        print(f"accelsim: {len(study.parts.reused)} finished parts taken from {arguments.output}", file=sys.stderr)
+    write_json(arguments.output / "study.json", found)
+    write_whole(arguments.output / "study.csv", study_csv(found))
+    for kind in ("png", "svg"):
+        write_whole(arguments.output / f"study.{kind}", render(study_figure(found), kind))
+    if arguments.json is not None:
+        write_json(arguments.json, found)
+        if is_standard_output(arguments.json):
+            return 0
+    print(show_study(found))
+    print(f"\n{arguments.output}: study.json, study.csv, study.png, study.svg")
     return 0
 
 
@@ -424,15 +534,20 @@ def _source(arguments: argparse.Namespace, workload: str) -> Source:
     return find_workload(workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration)
 
 
-def _images(arguments: argparse.Namespace, source: Source, count: int, *, exactly: bool = False) -> tuple[Any, Any]:
-    """Images and labels (or None): those of --input, at most or exactly `count`, or the first `count` test images."""
+def _images(
+    arguments: argparse.Namespace, source: Source, count: int | None, *, exactly: bool = False
+) -> tuple[Any, Any]:
+    """Images and labels (or None): those of --input, at most or exactly `count`, or the first `count` test images.
+
+    None: all there are.
+    """
     from accelsim.sources import load_images, read_images
 
     if arguments.input is None:
         found = load_images(source, arguments.data, count)
         return found.images, found.labels
     images = read_images(arguments.input)
-    if exactly and count > len(images):
+    if exactly and count is not None and count > len(images):
         raise InputError(f"--input {arguments.input}: holds {len(images)} images, {count} are asked for; use fewer")
     return images[:count] if exactly else images, None
 
@@ -484,6 +599,29 @@ def _positive(option: str, value: int) -> int:
     return value
 
 
+class _Bars:
+    """A progress bar for each stage of long work on a terminal, and nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self._update if sys.stderr.isatty() else lambda *_: None
+
+    def _update(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage or done < self._bar.n:
+            self.__exit__()
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit="image", leave=False)
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 class _progress:
     """A progress bar on a terminal, and nothing in a pipe."""
 
@@ -511,7 +649,12 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     "run": (_run, "compile, simulate, check every bit against the reference, report", _run_arguments),
     "compile": (_compile, "write a program directory", _compile_arguments),
     "quantize": (_quantize, "write a workload's integer graph", _quantize_arguments),
-    "evaluate": (_evaluate, "accuracy on test images, on the machine without a clock", _evaluate_arguments),
+    "evaluate": (_evaluate, "accuracy and confusions on test images, on the fast engine", _evaluate_arguments),
+    "accumulator": (
+        _accumulator,
+        "accuracy, cycles and energy against accumulator width; smallest widths",
+        _accumulator_arguments,
+    ),
     "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware, load_hardware
+from accelsim.engine import execute
 from accelsim.errors import InputError
 from accelsim.ir import IntegerGraph, load_graph, save_graph
 from accelsim.ir import evaluate as evaluate_reference
@@ -26,8 +26,12 @@ Images = npt.NDArray[np.floating[Any]]
 TELEMETRY_LIMIT = 100_000_000
 """MACs of a batch below which partial sums are watched unless the user says otherwise."""
 
-EVALUATION_BATCH = 16
-"""Images of one run where `evaluate` compiles: half the time of one by one with LeNet-5, and more gain nothing."""
+REFERENCE_IMAGES = 64
+"""Images of a run that the reference evaluation judges; the engine, which tests hold equal to it, judges the rest. Its
+kernels take seconds to compile and a hundredth of the reference's time for each image."""
+
+JUDGED_AT_ONCE = 256
+"""Images whose every tensor the engine keeps for the comparison."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +143,19 @@ def simulate(program: Program, images: Images | None = None, *, telemetry: bool 
 
 @dataclass(frozen=True, eq=False)  # an array does not compare to one truth value
 class Classification:
-    """What the machine takes labelled images for.
+    """What labelled images are taken for.
 
     Attributes:
         accuracy: share of images whose largest output is at their label, 0..1.
         predictions: int64 (N,), index of the largest output code of each image; of equal ones, the first.
         count: N.
+        confusion: int64 (K, K), how many images of each label (row) are taken for each class (column).
     """
 
     accuracy: float
     predictions: Int64
     count: int
+    confusion: Int64 = field(repr=False)
 
 
 def evaluate(
@@ -158,9 +164,13 @@ def evaluate(
     labels: npt.ArrayLike,
     hardware: Hardware | None = None,
     *,
+    threads: int | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Classification:
-    """Classify images on the machine, without a clock and without a check: the bits are those of `simulate`.
+    """Classify images without a clock and without a check: the bits are those of `simulate`.
+
+    A graph runs on the fast engine, after it was compiled once to see that it fits the machine; a program, which holds
+    no graph, on the machine.
 
     Args:
         graph_or_program: a classifier: its output is a vector of K.
@@ -168,7 +178,8 @@ def evaluate(
             whatever the program's batch, which changes no bit.
         labels: integers (N,), 0..K-1.
         hardware: what a graph is compiled for; None is the preset ``default_16x16``. A program brings its own.
-        progress: called with the number of images done after each run.
+        threads: of the engine; None takes every core.
+        progress: called with the number of images done, now and then.
     Raises:
         InputError: images or labels of a wrong shape, type or range; an output that is no vector; a program of
             another machine than `hardware`; a graph that does not fit the machine.
@@ -178,10 +189,16 @@ def evaluate(
     >>> layer = FloatLinear(name="fc", inputs=("x",), shape=(3,), weight=np.eye(3, 4), bias=None)
     >>> model = FloatGraph(name="model", nodes=(FloatInput(name="x", inputs=(), shape=(4,)), layer), output="fc")
     >>> graph = accelsim.quantize(model, np.eye(4), accelsim.load_quantization("int8"))
-    >>> evaluate(graph, np.eye(4), [0, 1, 2, 2])
+    >>> found = evaluate(graph, np.eye(4), [0, 1, 2, 2])
+    >>> found
     Classification(accuracy=0.75, predictions=array([0, 1, 2, 0]), count=4)
+    >>> found.confusion.tolist()
+    [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
     """
-    program = graph_or_program if isinstance(graph_or_program, Program) else _compiled(graph_or_program, hardware)
+    if isinstance(graph_or_program, Program):
+        program = graph_or_program
+    else:
+        program = compile_graph(graph_or_program, load_hardware() if hardware is None else hardware)
     if hardware is not None and hardware.fingerprint() != program.hardware.fingerprint():
         raise InputError(
             f"program {program.name}: was compiled for {program.hardware.name}, not for {hardware.name}; "
@@ -190,23 +207,30 @@ def evaluate(
     pixels, wanted = np.asarray(images), np.asarray(labels)
     _check_labelled(program, pixels, wanted)
     codes = _quantized_by_program(program, pixels)
+    if isinstance(graph_or_program, Program):
+        outputs = _on_the_machine(program, codes, progress)
+    else:
+        arithmetic = program.hardware.arithmetic()
+        found = execute(graph_or_program, codes, arithmetic, threads=threads, progress=progress)
+        outputs = found[program.output.node].astype(np.int64)
+    predictions = np.asarray(_to_pytorch(program, outputs).argmax(axis=1), dtype=np.int64)
+    (classes,) = program.output.output_shape
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (wanted, predictions), 1)
+    return Classification(float(np.mean(predictions == wanted)), predictions, len(predictions), confusion)
+
+
+def _on_the_machine(program: Program, codes: Int64, progress: Callable[[int], object]) -> Int64:
+    """Outputs int64 (N, H, W, C) of every image, batch by batch without a clock."""
     machine = Accelerator(program)
-    predictions = np.empty(len(codes), dtype=np.int64)
+    outputs = []
     for first in range(0, len(codes), program.batch):
         batch = codes[first : first + program.batch]
         output = machine.run(_filled_up(batch, program.batch), clock=False).output
         assert output is not None
-        predictions[first : first + len(batch)] = _to_pytorch(program, output)[: len(batch)].argmax(axis=1)
+        outputs.append(output[: len(batch)])
         progress(first + len(batch))
-    return Classification(float(np.mean(predictions == wanted)), predictions, len(predictions))
-
-
-def _compiled(graph: IntegerGraph, hardware: Hardware | None) -> Program:
-    """For several images a run; one by one where a machine has no room for the inputs of several."""
-    machine = load_hardware("default_16x16") if hardware is None else hardware
-    with contextlib.suppress(InputError):  # a graph that does not fit at all is told so for one image
-        return compile_graph(graph, machine, EVALUATION_BATCH)
-    return compile_graph(graph, machine)
+    return np.concatenate(outputs)
 
 
 def _check_labelled(program: Program, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
@@ -233,13 +257,14 @@ def run_checked(
     keep_tensors: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Outcome:
-    """Run images through a program and compare every tensor it writes with the reference evaluation.
+    """Run images through a program and compare every tensor it writes with an independent evaluation.
 
-    The clock runs once, for the first batch, because time does not depend on data; the other batches run without.
+    The clock runs once, for the first batch, because time does not depend on data; the other batches run without. The
+    reference evaluation judges the first `REFERENCE_IMAGES` images (whole batches), the engine all others.
 
     Args:
         program: compiled from `graph`.
-        graph: for the reference.
+        graph: for reference and engine.
         codes: int64 (N, H, W, C), N >= 1, of `quantize_input`; a last partial batch is filled up with its first image,
             which is not counted.
         labels: int64 (N,), for `Outcome.accuracy`; None where nobody knows them.
@@ -264,11 +289,11 @@ def run_checked(
     (True, 3, 1.0)
     """
     machine = Accelerator(program)
-    arithmetic = program.hardware.arithmetic()
     if telemetry is None:
         telemetry = sum(layer.macs for layer in program.layers) < TELEMETRY_LIMIT
     outcome: Outcome | None = None
     outputs, kept = [], []
+    judge = _Judge(graph, program, codes)
     for first in range(0, len(codes), program.batch):
         batch = codes[first : first + program.batch]
         count = len(batch)
@@ -279,7 +304,7 @@ def run_checked(
             outcome = Outcome(program, machine, run, labels=labels)
         assert run.output is not None
         outputs.append(run.output[:count])
-        expected = evaluate_reference(graph, batch, arithmetic).tensors
+        expected = judge.tensors(first, count)
         if outcome.mismatch is None:
             outcome.mismatch = _compare(graph, expected, collector, run.output[:count], first)
         if keep_tensors:
@@ -292,6 +317,30 @@ def run_checked(
     if keep_tensors:
         outcome.tensors = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     return outcome
+
+
+class _Judge:
+    """What every tensor of an image must be: by the reference for the first images, by the engine for the rest."""
+
+    def __init__(self, graph: IntegerGraph, program: Program, codes: Int64):
+        self._graph = graph
+        self._arithmetic = program.hardware.arithmetic()
+        self._codes = codes
+        self._first = 0
+        self._block: dict[str, npt.NDArray[np.int16]] = {}
+        # Whole batches, so that no batch lies in two blocks.
+        self._size = max(1, JUDGED_AT_ONCE // program.batch) * program.batch
+
+    def tensors(self, first: int, count: int) -> dict[str, Int64]:
+        """Codes of every node, (count, H, W, C), of images first, first + 1, ..."""
+        if first < REFERENCE_IMAGES:
+            return evaluate_reference(self._graph, self._codes[first : first + count], self._arithmetic).tensors
+        if not self._block or first >= self._first + self._size:
+            names = [node.name for node in self._graph.nodes]
+            self._first = first
+            self._block = execute(self._graph, self._codes[first : first + self._size], self._arithmetic, nodes=names)
+        place = slice(first - self._first, first - self._first + count)
+        return {name: codes[place].astype(np.int64) for name, codes in self._block.items()}
 
 
 def _compare(

@@ -48,6 +48,7 @@ class Source:
         dataset, input_size: the data set it is run on and the height of its images; None where none is known.
         example: the input a user's own model came with, float (N, C, H, W) or (N, K); else None.
         float_accuracy: the float network's, 0..1, where it was trained on that data set.
+        module: the float network, a `torch.nn.Module` in evaluation mode; None for a graph or program directory.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Source:
     input_size: int | None = None
     example: Images | None = None
     float_accuracy: float | None = None
+    module: Any = None
 
 
 def find_workload(
@@ -114,6 +116,7 @@ def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, 
         dataset,
         info.input_size,
         float_accuracy=info.float_accuracy if dataset == info.trained_on else None,
+        module=loaded.module,
     )
 
 
@@ -133,7 +136,7 @@ def _user_model(workload: str, quantization: QuantizationScheme, data: str | Non
         images = shown
     name = workload.rpartition(":")[2]
     graph = quantize(capture(module, example, name), images, quantization)
-    return Source(workload, graph, dataset, size, example=shown)
+    return Source(workload, graph, dataset, size, example=shown, module=module.eval())
 
 
 def choose_dataset(wanted: str, data: str | None) -> str:
@@ -161,8 +164,8 @@ def choose_dataset(wanted: str, data: str | None) -> str:
     return wanted
 
 
-def load_images(source: Source, data: str | None, count: int) -> Labelled:
-    """The first `count` test images of the workload's data set, or of a user model's own example."""
+def load_images(source: Source, data: str | None, count: int | None) -> Labelled:
+    """The first `count` test images of the workload's data set, or of a user model's own example; None: all."""
     if source.dataset is not None and source.input_size is not None:
         from accelsim.workloads.data import load_dataset
 
@@ -171,6 +174,7 @@ def load_images(source: Source, data: str | None, count: int) -> Labelled:
         return Labelled(found.images, found.labels.astype(np.int64), f"{found.name} test")
     if source.example is None:
         raise InputError(f"{source.name}: no data is known for it; give --input FILE.npy, or --data NAME of a data set")
+    count = len(source.example) if count is None else count
     if count > len(source.example):
         raise InputError(
             f"{source.name}: {count} images asked for, its example holds {len(source.example)}; "

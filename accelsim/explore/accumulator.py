@@ -316,17 +316,18 @@ class Study:
         again = self.parts.finished(f"verified-{criterion}", lambda: self._verified(chosen))
         if again != tried[widths]:
             raise AssertionError(f"widths {chosen}: evaluated directly {again}, in the search {tried[widths]}")
-        uniform_bits = smallest["uniform"]["width_bits"]
         return {
             "widths": chosen,
             **again,
             "combinations": len(tried),
             "cost": _cost(self._cost(dict(chosen), max(widths))),
-            "uniform": {
-                "width_bits": uniform_bits,
-                "cost": _cost(self._cost(dict.fromkeys(self.layers), uniform_bits)),
-            },
+            "uniform": self._costed(smallest["uniform"]["width_bits"]),
+            "own": self._costed(self.question.hardware.accumulator.width_bits),
         }
+
+    def _costed(self, width: int) -> dict[str, Any]:
+        """One width in all layers, with its cost."""
+        return {"width_bits": width, "cost": _cost(self._cost(dict.fromkeys(self.layers), width))}
 
     def _verified(self, widths: dict[str, int]) -> dict[str, Any]:
         """The same judgement by one direct evaluation, which shares nothing with the search."""

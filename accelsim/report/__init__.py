@@ -1,7 +1,9 @@
 """Reports of a run: JSON document, terminal text and figures."""
 
+from accelsim.report.accumulator import show_study, study_csv, study_figure
 from accelsim.report.comparison import compare_graphs, show_comparison
 from accelsim.report.document import build_report, describe_hardware
+from accelsim.report.evaluation import evaluation_report, show_evaluation
 from accelsim.report.figures import write_figures
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
@@ -10,9 +12,14 @@ __all__ = [
     "build_report",
     "compare_graphs",
     "dump_tensors",
+    "evaluation_report",
     "show_comparison",
     "describe_hardware",
     "show",
+    "show_evaluation",
     "show_image",
+    "show_study",
+    "study_csv",
+    "study_figure",
     "write_figures",
 ]

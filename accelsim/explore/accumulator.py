@@ -193,7 +193,7 @@ class Study:
             results = iter(self._execute(scenarios, f"widths {', '.join(map(str, group))}"))
             for width in group:
                 together, *alone = (next(results) for _ in self._all_and_each())
-                found[width] = {
+                judged = {
                     "width_bits": width,
                     **self._judged(together.output),
                     "images_changed": {name: together.changed[name] for name in self.layers},
@@ -201,7 +201,7 @@ class Study:
                         name: self._judged(result.output) for name, result in zip(self.layers, alone, strict=True)
                     },
                 }
-                self.parts.put(f"outputs-{width}", found[width])
+                found[width] = self.parts.put(f"outputs-{width}", judged)
         return found
 
     def _all_and_each(self) -> list[list[str]]:
@@ -263,10 +263,15 @@ class Study:
     def _smallest(
         self, criterion: str, outputs: Mapping[int, dict[str, Any]], exact: Mapping[str, Any], highest: int
     ) -> dict[str, Any]:
-        """Smallest width from which on the criterion holds at every width, uniform and of each layer alone."""
+        """Smallest width from which on the criterion holds at every width, uniform and of each layer alone.
+
+        None where it does not even hold at a width that every exact sum fits.
+        """
 
         def smallest(judged: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
             good = [width for width in range(NARROWEST, highest + 1) if self._meets(criterion, judged[width], exact)]
+            if highest not in good:  # array.psum_bits, which no accumulator width changes, is too narrow
+                return {"width_bits": None, "also_holds_at": good}
             bits = highest
             while bits - 1 in good:
                 bits -= 1
@@ -286,9 +291,14 @@ class Study:
         outputs: Mapping[int, dict[str, Any]],
         exact: Mapping[str, Any],
         safe: Mapping[str, int],
-    ) -> dict[str, Any]:
-        """Widths of each layer such that no layer can lose another bit, verified, with their cost."""
+    ) -> dict[str, Any] | None:
+        """Widths of each layer such that no layer can lose another bit, verified, with their cost.
+
+        None where the criterion does not even hold at widths that every exact sum fits.
+        """
         smallest = self._smallest(criterion, outputs, exact, max(safe.values()))
+        if smallest["uniform"]["width_bits"] is None:
+            return None
         tried: dict[Widths, dict[str, Any]] = {}
 
         def evaluate(candidates: list[Widths]) -> list[dict[str, Any]]:

@@ -55,21 +55,20 @@ class Parts:
         self.reused.append(name)
         return value
 
-    def put(self, name: str, value: Any) -> None:
-        """Keep a finished part, whole or not at all."""
+    def put(self, name: str, value: Any) -> Any:
+        """Keep a finished part, whole or not at all; returns the value as it will be read again."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self._folder}: cannot create the folder: {error.strerror}; choose another") from None
-        write_json(self._folder / f"{name}.json", {"key": self._key, "sha256": _digest(value), "value": value})
+        kept = json.loads(json.dumps(value))  # JSON has no tuples; a study must not depend on what was kept
+        write_json(self._folder / f"{name}.json", {"key": self._key, "sha256": _digest(kept), "value": kept})
+        return kept
 
     def finished(self, name: str, make: Callable[[], Any]) -> Any:
         """A part's value, made and kept where it is not there."""
         value = self.get(name)
-        if value is None:
-            value = make()
-            self.put(name, value)
-        return value
+        return self.put(name, make()) if value is None else value
 
 
 def study_key(inputs: Iterable[bytes]) -> str:

@@ -126,7 +126,7 @@ def _layers(study: Report) -> list[str]:
                 f"{layer['mean']:,.1f}",
                 f"{layer['deviation']:,.1f}",
                 *(str(bounds[key]) for key in ("type", "l1", "observed")),
-                *(str(study["smallest"][criterion]["alone"][name]["width_bits"]) for criterion in CRITERIA),
+                *(_bits(study["smallest"][criterion]["alone"][name]["width_bits"]) for criterion in CRITERIA),
                 "-" if first is None else str(first),
             ]
         )
@@ -182,7 +182,9 @@ def _smallest(study: Report) -> list[str]:
         uniform = study["smallest"][criterion]["uniform"]
         also = uniform["also_holds_at"]
         note = f" (and, below a width where it fails, at {', '.join(map(str, also))})" if also else ""
-        lines.append(f"smallest width in all layers at which {meaning}: {uniform['width_bits']} bits{note}")
+        bits = uniform["width_bits"]
+        found = f"none, for partial sums are limited to {_psum_limit(study)} bits" if bits is None else f"{bits} bits"
+        lines.append(f"smallest width in all layers at which {meaning}: {found}{note}")
     return lines
 
 
@@ -193,8 +195,14 @@ def _meanings(study: Report) -> dict[str, str]:
 def _per_layer(study: Report) -> list[str]:
     lines = ["widths of each layer (no single one can be a bit narrower), verified by a second evaluation:"]
     rows = []
-    for criterion, meaning in _meanings(study).items():
-        found = study["per_layer"][criterion]
+    known = {
+        meaning: found
+        for criterion, meaning in _meanings(study).items()
+        if (found := study["per_layer"][criterion]) is not None
+    }
+    if not known:
+        return [f"widths of each layer: none, for partial sums are limited to {_psum_limit(study)} bits"]
+    for meaning, found in known.items():
         rows.append(
             [
                 meaning,
@@ -205,8 +213,8 @@ def _per_layer(study: Report) -> list[str]:
             ]
         )
     lines += table(["so that", *study["layers"], "accuracy", "outputs", "tried"], rows)
-    for criterion, meaning in _meanings(study).items():
-        lines += ["", *_saved(study, study["per_layer"][criterion], meaning)]
+    for meaning, found in known.items():
+        lines += ["", *_saved(study, found, meaning)]
     return lines
 
 
@@ -229,6 +237,15 @@ def _saved(study: Report, found: Report, meaning: str) -> list[str]:
         *(f"saved of {own_bits}", f"of {uniform_bits}"),
     ]
     return table(header, rows)
+
+
+def _bits(width: int | None) -> str:
+    return "-" if width is None else str(width)
+
+
+def _psum_limit(study: Report) -> int:
+    """Bits of the partial sum in the array, whatever the accumulator: None only where it is not limited."""
+    return int(study["hardware"]["array"]["psum_bits"])
 
 
 def _percent(share: float) -> str:
@@ -311,8 +328,8 @@ def _bounds(axes: Axes, study: Report) -> None:
         for key, _, marker, face in marks:
             axes.plot(bounds[key], row, marker, markersize=5.5, markeredgecolor=colour(row),
                       markerfacecolor=face or colour(row), linestyle="none")  # fmt: skip
-        axes.plot(study["smallest"]["tolerance"]["alone"][name]["width_bits"], row, "|", markersize=11,
-                  markeredgewidth=2, color=ALARM)  # fmt: skip
+        if (kept := study["smallest"]["tolerance"]["alone"][name]["width_bits"]) is not None:
+            axes.plot(kept, row, "|", markersize=11, markeredgewidth=2, color=ALARM)
     axes.set_yticks(range(len(study["layers"])), [short(name) for name in study["layers"]])
     axes.set_ylim(len(study["layers"]) - 0.4, -0.6)
     handles = [_mark(marker, label, face if face is not None else SOFT, SOFT) for _, label, marker, face in marks]

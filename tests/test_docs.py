@@ -15,6 +15,7 @@ from graphs import GraphMaker
 from safetensors.numpy import load_file
 
 from accelsim.accounting import price
+from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.energy import load_energy
@@ -56,6 +57,24 @@ def test_links_between_pages_are_relative_and_lead_to_a_file(page):
         if not target.startswith(("http://", "https://")):
             assert not target.startswith("/"), target
             assert (page.parent / target).exists(), f"{page.name}: {target} is not there"
+
+
+COMMANDS = [
+    (page, command)
+    for page in PAGES[1:]  # the README's have a test of their own
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for command in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("page, command", COMMANDS, ids=lambda value: getattr(value, "name", None))
+def test_commands_of_a_page_run(tmp_path, monkeypatch, capsys, page, command):
+    pytest.importorskip("torch")
+    program, *words = command.split()
+    assert program == "accelsim"
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 0, command
+    assert capsys.readouterr().out
 
 
 # --- docs/formats.md against what is written ---------------------------------------------------------------
@@ -165,3 +184,25 @@ def test_keys_of_a_report_are_those_of_the_page(outcome):
     (operations,) = (row for row in rows if "`energy_by_op`" in row)
     assert set(re.findall(r"`(\w+)`", operations)) - {"energy_by_op"} == set(report["energy_by_op"]["mul"])
     assert (report["format"], report["version"]) == ("accelsim-report", 1)
+
+
+def test_studies_and_evaluations_have_the_documented_keys(tmp_path):
+    pytest.importorskip("torch")
+    folder = tmp_path / "study"
+    words = ["accumulator", "lenet5_digits", "--images", "5", "--widths", "14", "--per-layer", "-o", str(folder)]
+    assert main(words) == 0
+    study = json.loads((folder / "study.json").read_text())
+    assert keys("key of a study") | {"format", "version"} >= study.keys()
+    assert study.keys() - {"format", "version"} <= keys("key of a study")
+    (row,) = study["widths"]
+    written = {*row, *row["layers"]["c1"], *row["layers"]["c1"]["first_overflow"], *study["exact"]["layers"]["c1"]}
+    written |= {*study["per_layer"]["tolerance"], *study["smallest"]["tolerance"]["uniform"]}
+    chapter = FORMATS[FORMATS.index("## 9 ") :]
+    assert written <= set(re.findall(r"`(\w+)`", chapter))
+    header = (folder / "study.csv").read_text().splitlines()[0].split(",")
+    assert {"overflows.c1", "psum_min.c1", "psum_max.c1", "alone.accuracy.c1", "energy.adders"} <= set(header)
+    report = tmp_path / "evaluation.json"
+    assert main(["evaluate", "lenet5_digits", "--images", "5", "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    fixed = {"format", "version", "workload", "data", "hardware"}
+    assert found.keys() - fixed == keys("key of an evaluation") - {"agree"}

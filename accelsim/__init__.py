@@ -19,6 +19,7 @@ if _os.path.isfile(_os.path.join(_os.path.dirname(__path__[0]), "setup.cfg")):
 _HOMES = {
     "Accelerator": "accelsim.machine",
     "Classification": "accelsim.pipeline",
+    "EngineModule": "accelsim.training",
     "Hardware": "accelsim.config",
     "InputError": "accelsim.errors",
     "IntegerGraph": "accelsim.ir",
@@ -42,6 +43,7 @@ _HOMES = {
 __all__ = [  # a literal, for tools; the same names as _HOMES
     "Accelerator",
     "Classification",
+    "EngineModule",
     "Hardware",
     "InputError",
     "IntegerGraph",
@@ -73,6 +75,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from accelsim.machine import Accelerator
     from accelsim.pipeline import Classification, Outcome, evaluate, run_checked, simulate
     from accelsim.quantization import quantize
+    from accelsim.training import EngineModule
 
     workloads: Any  # mapped into the package at installation, where type checkers do not look
 else:  # where a type checker saw __getattr__, a misspelt name would be Any to it

@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "compiler": {"numerics", "config", "ir", "isa", "timing"},
     "machine": {"numerics", "config", "isa", "timing"},
     "engine": {"numerics", "ir"},
+    # Fine-tuning: float models come in through frontend and quantization, and run forward on the engine.
+    "training": {"numerics", "config", "ir", "frontend", "quantization", "engine"},
     "energy": {"config", "timing"},
     "vectors": {"numerics", "config", "ir", "isa", "timing", "machine", "engine"},
     "rtl": {"numerics", "config", "isa", "timing", "machine", "vectors"},
@@ -62,7 +64,7 @@ KNOWN = MAY_IMPORT.keys() | LEAVES.keys()
 FOLDERS = {"accelsim": "accelsim", "workloads": "accelsim.workloads", "configs": "accelsim.configs"}
 
 # torch is a second's worth of import and an optional extra.
-MAY_IMPORT_TORCH = {"frontend", "quantization", "workloads"}
+MAY_IMPORT_TORCH = {"frontend", "quantization", "training", "workloads"}
 # What `import accelsim` and the command line load lazily.
 HEAVY = ("torch", "matplotlib", "sklearn", "scipy", "simpy", "numba")
 # pe_grid proves the closed forms of timing; using them would prove nothing.

@@ -1,0 +1,112 @@
+"""Straight-through gradients: each node has the engine's value and the derivative of the operation it stands for.
+
+docs/numerics.md, section 11, states every rule here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from accelsim.ir import Add, AvgPool2d, Clip, Conv2d, IntegerGraph, Linear, MaxPool2d, Node, Table, TensorType
+from accelsim.numerics import IntFormat
+
+
+class _Substitute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, computed: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def substitute(computed: Tensor, value: Tensor) -> Tensor:
+    """`value`, exactly, with the gradient of `computed`; both of one shape and dtype."""
+    return _Substitute.apply(computed, value)  # type: ignore[no-untyped-call]
+
+
+def float_operation(graph: IntegerGraph, node: Node, inputs: list[Tensor], parameters: tuple[Tensor, ...]) -> Tensor:
+    """What a node computes but for rounding, accumulation and overflow: (N, C, H, W) from (N, C, H, W), real units.
+
+    Args:
+        inputs: the engine's values of the tensors the node reads, S * (q - Z).
+        parameters: (weight, bias) of a convolution or linear layer on the integers' grid, else ().
+    """
+    x = inputs[0]
+    match node:
+        case Conv2d():
+            weight, bias = parameters
+            y = functional.conv2d(
+                _padded(x, node.padding), weight, bias, stride=node.stride, dilation=node.dilation, groups=node.groups
+            )
+            return _clipped(y, node.output, node.clip, graph.activation)
+        case Linear():
+            weight, bias = parameters
+            y = functional.linear(x.flatten(1), weight, bias)[:, :, None, None]
+            return _clipped(y, node.output, node.clip, graph.activation)
+        case Add():
+            return _clipped(x + inputs[1], node.output, node.clip, graph.activation)
+        case Clip():
+            low, high = (node.output.scale * (limit - node.output.zero_point) for limit in node.clip)
+            form = graph.activation  # what is a code already cannot be clipped to the codes
+            return functional.hardtanh(
+                x,
+                low if node.clip[0] > form.minimum else -math.inf,
+                high if node.clip[1] < form.maximum else math.inf,
+            )
+        case MaxPool2d():
+            return functional.max_pool2d(_padded(x, node.padding, -math.inf), node.kernel, node.stride)
+        case AvgPool2d():
+            total = _window_sums(x, node)
+            if node.count_include_pad:
+                return total / math.prod(node.kernel)
+            return total / _window_sums(torch.ones_like(x[:1, :1]), node).clamp(min=1)
+        case Table():
+            return _tabulated(graph, node, x)
+    raise TypeError(f"{type(node).__name__} has no float operation")
+
+
+def input_operation(graph: IntegerGraph, images: Tensor) -> Tensor:
+    """The input but for its rounding: identity between the format's limits."""
+    return _clipped(images, graph.input.output, graph.activation.limits, graph.activation, relu=False)
+
+
+def _clipped(y: Tensor, tensor: TensorType, clip: tuple[int, int], form: IntFormat, *, relu: bool = True) -> Tensor:
+    """Clamp to what the codes stand for; no gradient at the limits and beyond.
+
+    A limit of the format lies half a step out, where values still round to it; one that an activation sets, at its
+    code, so that a ReLU is PyTorch's.
+    """
+    low, high = clip
+    zero = tensor.zero_point
+    bottom = low - 0.5 if low == form.minimum and not (relu and low == zero) else low
+    top = high + 0.5 if high == form.maximum else high
+    return functional.hardtanh(y, tensor.scale * (bottom - zero), tensor.scale * (top - zero))
+
+
+def _tabulated(graph: IntegerGraph, node: Table, x: Tensor) -> Tensor:
+    """tanh and sigmoid by name; of another table, the mean slope to the codes on either side."""
+    if node.function == "tanh":
+        return torch.tanh(x)
+    if node.function == "sigmoid":
+        return torch.sigmoid(x)
+    source = graph.by_name[node.inputs[0]].output
+    entries = torch.tensor(node.entries, dtype=x.dtype)
+    slope = torch.gradient(entries)[0] * (node.output.scale / source.scale)
+    codes = torch.round(x.detach() / source.scale).long() + (source.zero_point - graph.activation.minimum)
+    return x * slope[codes]
+
+
+def _padded(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
+    top, bottom, left, right = padding
+    return functional.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
+
+
+def _window_sums(x: Tensor, node: AvgPool2d) -> Tensor:
+    return functional.avg_pool2d(_padded(x, node.padding), node.kernel, node.stride, divisor_override=1)

@@ -198,7 +198,7 @@ class Layer:
         """Exact sums with the extremes of their prefixes, start values unfitted."""
         total, high, low = (self._empty(source, kind) for _ in range(3))
         extremes = np.zeros((5, source.shape[3]), dtype=kind)
-        extremes[2], extremes[3] = -np.inf, np.inf
+        extremes[2], extremes[3] = np.finfo(kind).min, np.finfo(kind).max  # the kernel knows no infinities
         start = self.exact_start().astype(kind)
         source, window = self.window(source)
         step = self.step(source, VECTOR_LANES)

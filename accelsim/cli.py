@@ -523,12 +523,7 @@ def _vectors_arguments(parser: argparse.ArgumentParser) -> None:
         "--simple", action="store_true", help="only layers without zero points and with one multiplier a tensor"
     )
     export.add_argument("--images", type=int, default=1, metavar="N", help="images (default: 1)")
-    export.add_argument(
-        "--hardware", metavar="F", help="preset or TOML file (default: default_16x16, or a program directory's own)"
-    )
-    export.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the hardware")
-    _source_arguments(export)
-    _input_argument(export)
+    _own_hardware_arguments(export)
     export.set_defaults(command=_vectors_export, parser=export)
     check = actions.add_parser("check", help="find where a design's dump first differs", description=CHECK_TEXT)
     check.add_argument("pack", type=Path, metavar="PACK", help="what 'vectors export' wrote")
@@ -540,8 +535,26 @@ def _vectors_arguments(parser: argparse.ArgumentParser) -> None:
     coverage = actions.add_parser("coverage", help="count what a pack's vectors reach")
     coverage.add_argument("pack", type=Path, metavar="PACK", help="what 'vectors export' wrote")
     coverage.set_defaults(command=_vectors_coverage, parser=coverage)
+    wave = actions.add_parser("wave", help="the array's registers over time as a VCD file", description=WAVE_TEXT)
+    wave.add_argument("workload", metavar="WORKLOAD|DIR", help=WORKLOAD_HELP)
+    wave.add_argument("-o", "--output", type=Path, required=True, metavar="F.vcd", help="file to write")
+    wave.add_argument("--layer", metavar="NAME", help="the layer to step (default: the first on the array)")
+    wave.add_argument("--computes", type=int, metavar="N", help="only its first N COMPUTEs (default: all)")
+    _own_hardware_arguments(wave)
+    wave.set_defaults(command=_vectors_wave, parser=wave, images=1)
 
 
+def _own_hardware_arguments(parser: argparse.ArgumentParser) -> None:
+    """Hardware, source and input of a workload, where a program directory may bring all three."""
+    parser.add_argument(
+        "--hardware", metavar="F", help="preset or TOML file (default: default_16x16, or a program directory's own)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the hardware")
+    _source_arguments(parser)
+    _input_argument(parser)
+
+
+WAVE_TEXT = "Step one layer's COMPUTEs register by register, in the machine's own cycles, and write a VCD file."
 EXPORT_TEXT = (
     "Write every layer's operands, parameters and expected results as .hex and .npy, with a manifest and benches."
 )
@@ -646,6 +659,27 @@ def _vectors_coverage(arguments: argparse.Namespace) -> int:
 
     pack = load_pack(arguments.pack)
     print(show_coverage(measure(pack.layer(entry) for entry in pack.manifest.layer)))
+    return 0
+
+
+def _vectors_wave(arguments: argparse.Namespace) -> int:
+    from accelsim.compiler import compile_graph
+    from accelsim.pipeline import load_compiled
+    from accelsim.report import write_waveform
+
+    if arguments.computes is not None:
+        _positive("--computes", arguments.computes)
+    codes = None
+    if (Path(arguments.workload) / "program.bin").exists():
+        _network(arguments)  # refuses options that a program directory brings itself
+        program, _ = load_compiled(Path(arguments.workload))
+    else:
+        graph, hardware, codes = _network(arguments)
+        program = compile_graph(graph, hardware, 1)
+    name, computes, first, last = write_waveform(
+        program, arguments.output, layer=arguments.layer, most=arguments.computes, codes=codes
+    )
+    print(f"{arguments.output}: layer {name}, {computes} COMPUTEs, cycles {first} to {last}")
     return 0
 
 

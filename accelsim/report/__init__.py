@@ -5,6 +5,7 @@ from accelsim.report.document import build_report, describe_hardware, layer_cycl
 from accelsim.report.figures import write_figures
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
+from accelsim.report.waveform import write_waveform
 
 __all__ = [
     "build_report",
@@ -17,4 +18,5 @@ __all__ = [
     "show",
     "show_image",
     "write_figures",
+    "write_waveform",
 ]

@@ -155,25 +155,21 @@ def _limits(hardware: Hardware) -> Iterator[Case]:
             x, w, bias=limit - 2 * sign, bias_at="accumulator", shift=24 if width == 32 else max(1, width - 9),
         )  # fmt: skip
         target = (1 << (psum - 1)) - 1 if sign > 0 else -(1 << (psum - 1))
-        row = _sum_to(target, R)
-        if row is None:
-            continue
-        xs, ws = row
-        back = np.zeros(R, dtype=np.int64)
-        back[0] = 1
-        # Word 0 stops at the limit, word 1 goes one past it, word 2 comes back from it within the chunk.
-        x = np.stack([np.concatenate([xs, one]) for one in _last_two(sign, R, len(xs))])
-        w = np.concatenate([ws, np.ones(R - len(ws), dtype=np.int64)])
-        yield _case(
-            f"array_{word}",
-            f"the partial sum comes to its {word}, one past it, and back, inside one tile",
-            x, np.repeat(w[None], C, axis=0), shift=max(1, psum - 9),
-        )  # fmt: skip
+        reached = [_sum_to(target, R), _sum_to(target + sign, R), _sum_to(target, R - 1)]
+        rows = [np.zeros((2, R), dtype=np.int64) for found in reached if found is not None]
+        for row, (xs, ws) in zip(rows, [found for found in reached if found is not None], strict=True):
+            row[:, : len(xs)] = xs, ws
+        if reached[2] is not None:
+            rows[-1][:, len(reached[2][0])] = 1, -sign
+        if rows:  # word n reaches what it is for in column n
+            x, w = (np.stack(parts) for parts in zip(*rows, strict=True))
+            covers = f"the partial sum comes to its {word}, one past it, and back, inside one tile"
+            yield _case(f"array_{word}", covers, x, w, shift=max(1, psum - 9))
 
 
 def _sum_to(target: int, rows: int) -> tuple[Int64, Int64] | None:
-    """x and w with x . w = target in at most rows - 2 products; None where none are found."""
-    if abs(target) > (rows - 2) * HIGH * HIGH:
+    """x and w with x . w = target in at most `rows` products; None where none are found."""
+    if abs(target) > rows * HIGH * HIGH:
         return None
     sign = 1 if target > 0 else -1
     x, w, left = [], [], abs(target)
@@ -182,18 +178,9 @@ def _sum_to(target: int, rows: int) -> tuple[Int64, Int64] | None:
         x.append(factor if factor is not None else min(left // HIGH, HIGH) or left)
         w.append(sign * (left // factor if factor is not None else HIGH if left >= HIGH else 1))
         left -= x[-1] * abs(w[-1])
-    if len(x) > rows - 2:
+    if len(x) > rows:
         return None
     return np.array(x, dtype=np.int64), np.array(w, dtype=np.int64)
-
-
-def _last_two(sign: int, rows: int, used: int) -> list[Int64]:
-    tails = []
-    for first, second in ((0, 0), (sign, 0), (sign, -sign)):
-        tail = np.zeros(rows - used, dtype=np.int64)
-        tail[:2] = first, second
-        tails.append(tail)
-    return tails
 
 
 def _roundings() -> Iterator[Case]:

@@ -53,13 +53,13 @@ class Cause:
     explained: int
 
 
-def find_causes(layer: Layer, compared: list[Compared], place: tuple[int, int] | None) -> list[Cause]:
+def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None, int | None]) -> list[Cause]:
     """Mistakes that explain mismatches of one layer, best first.
 
     Args:
         layer: with its layer-level arrays.
         compared: every dumped tensor of the layer.
-        place: (block, chunk) of the first divergence, where known.
+        place: (block, chunk) of the first divergence, None where not known.
     Returns:
         Causes that leave fewer mismatches than there are; those that leave none come first.
     """
@@ -91,7 +91,7 @@ def _predict(layer: Layer, variant: Variant) -> Arrays | None:
 # --- mistakes in what is computed --------------------------------------------------------------------------
 
 
-def _variants(layer: Layer, place: tuple[int, int] | None) -> Iterator[tuple[str, Variant]]:
+def _variants(layer: Layer, place: tuple[int | None, int | None]) -> Iterator[tuple[str, Variant]]:
     numerics, sums = layer.entry.numerics, layer.entry.sums
     declared = Rounding(numerics.rounding)
     for rounding in _roundings(layer):
@@ -140,18 +140,21 @@ def _transposed(tile: Int64) -> Int64:
     return tile.reshape(columns, rows).T
 
 
-def _tiles(layer: Layer, place: tuple[int, int] | None) -> list[tuple[int, int]]:
+def _tiles(layer: Layer, place: tuple[int | None, int | None]) -> list[tuple[int, int]]:
+    """Tiles that alone could make the first divergence: its own, or where only results are known its block's."""
     sums = layer.entry.sums
     assert sums is not None
-    every = list(np.ndindex(len(sums.blocks), len(sums.chunks)))
-    first = [place] if place in every else []
-    return [*first, *(tile for tile in every if tile != place)][:MOST_TILES]
+    return [
+        tile
+        for tile in np.ndindex(len(sums.blocks), len(sums.chunks))
+        if all(known in (None, own) for known, own in zip(place, tile, strict=True))
+    ][:MOST_TILES]
 
 
 # --- mistakes in how it was written ------------------------------------------------------------------------
 
 
-def _rewritten(wrong: list[Compared], place: tuple[int, int] | None) -> Iterator[tuple[str, int]]:
+def _rewritten(wrong: list[Compared], place: tuple[int | None, int | None]) -> Iterator[tuple[str, int]]:
     """For each way to write all of the wrong tensors otherwise: what is left when that is undone."""
     ways: list[tuple[str, Callable[[Compared], Int64 | None]]] = [
         ("byte order: bytes of an element reversed", _swapped_bytes),
@@ -159,9 +162,10 @@ def _rewritten(wrong: list[Compared], place: tuple[int, int] | None) -> Iterator
         ("transposed tile: every tile is written column by column", _transposed_results),
         ("channel order: (image, channel, y, x) instead of (image, y, x, channel)", _channels_first),
     ]
-    if place is not None:
-        text = f"transposed tile: block {place[0]}, chunk {place[1]} is written column by column"
-        ways.insert(3, (text, lambda one: _transposed_result(one, place)))
+    block, chunk = place
+    if block is not None and chunk is not None:
+        text = f"transposed tile: block {block}, chunk {chunk} is written column by column"
+        ways.insert(3, (text, lambda one: _transposed_result(one, (block, chunk))))
     for text, undo in ways:
         undone = [(one, undo(one)) for one in wrong]
         if all(values is not None for _, values in undone):

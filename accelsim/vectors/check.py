@@ -108,8 +108,7 @@ def check(pack: Pack, dump: dict[str, Dumped], *, trace_lines: int = 40) -> Resu
         return result
     layer, compared = culprit
     place = result.first.place
-    known = None if place.block is None or place.chunk is None else (place.block, place.chunk)
-    result.causes = find_causes(layer, compared, known)
+    result.causes = find_causes(layer, compared, (place.block, place.chunk))
     result.text = "\n".join(_show(result, result.first, layer, trace_lines))
     return result
 

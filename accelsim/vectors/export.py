@@ -55,7 +55,9 @@ def export_network(
     Raises:
         InputError: a layer or mode that cannot be exported, or a folder that cannot be written.
     """
-    layers = make_layers(graph, hardware, codes, policy=policy_of(hardware, request.policy))
+    _check_names([node.name for node in graph.nodes[1:]], graph.name, request)
+    policy = policy_of(hardware, request.policy)
+    layers = make_layers(graph, hardware, codes, policy=policy, only=request.layers)
     return _export(layers, graph.name, len(codes), hardware, folder, request)
 
 
@@ -67,6 +69,7 @@ def export_corners(hardware: Hardware, folder: Path, request: Request) -> tuple[
         layers += make_layers(
             case.graph, hardware, case.codes, policy=policy, first_number=len(layers) + 1, covers=case.covers
         )
+    _check_names([layer.entry.name for layer in layers], corners.NAME, request)
     return _export(layers, corners.NAME, 0, hardware, folder, request)
 
 
@@ -99,12 +102,14 @@ def _export(
     return manifest, coverage
 
 
-def _chosen(layers: list[Layer], name: str, request: Request) -> list[Layer]:
-    names = [layer.entry.name for layer in layers]
+def _check_names(names: list[str], name: str, request: Request) -> None:
     for wanted in request.layers:
         if wanted not in names:
             hint = did_you_mean(wanted, names) or f"; layers: {', '.join(names)}"
             raise InputError(f"--layer {wanted}: {name} has no such layer{hint}")
+
+
+def _chosen(layers: list[Layer], name: str, request: Request) -> list[Layer]:
     chosen = [layer for layer in layers if not request.layers or layer.entry.name in request.layers]
     if request.simple:
         chosen = [layer for layer in chosen if layer.entry.simple]

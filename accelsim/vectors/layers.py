@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ from accelsim.vectors.manifest import EXACT_BITS, Geometry, LayerEntry, Numerics
 
 Int64 = npt.NDArray[np.int64]
 
+LARGEST_TILES = 1 << 28
+"""Elements of one layer's tiles, 8 bytes each in memory."""
+
 
 @dataclass
 class Layer:
@@ -55,7 +59,14 @@ def policy_of(hardware: Hardware, wanted: Policy | None) -> Policy:
 
 
 def make_layers(
-    graph: IntegerGraph, hardware: Hardware, codes: Int64, *, policy: Policy, first_number: int = 1, covers: str = ""
+    graph: IntegerGraph,
+    hardware: Hardware,
+    codes: Int64,
+    *,
+    policy: Policy,
+    first_number: int = 1,
+    covers: str = "",
+    only: Collection[str] = (),
 ) -> list[Layer]:
     """Every node but the input as a layer, with operands, parameters and expected values.
 
@@ -66,8 +77,9 @@ def make_layers(
         policy: of the sums.
         first_number: of the first layer in the pack.
         covers: why the layers are there.
+        only: names of the layers wanted; empty is all. Numbers are those of the whole network.
     Raises:
-        InputError: a dataflow or input the pack cannot hold.
+        InputError: a dataflow or input the pack cannot hold, or a layer whose tiles exceed `LARGEST_TILES`.
         RuntimeError: the layers' own evaluation and the reference differ: an error of ours, never of the input.
     """
     if hardware.array.dataflow == "is":
@@ -81,13 +93,30 @@ def make_layers(
     expected = evaluate(graph, codes, arithmetic).tensors
     layers = []
     for number, node in enumerate(graph.nodes[1:], first_number):
+        if only and node.name not in only:
+            continue
         entry = _entry(graph, node, hardware, arithmetic, policy, len(codes), number, covers)
+        _check_size(entry)
         layer = Layer(entry, _given(node, expected))
         layer.arrays |= compute(entry, layer.arrays)
         if not np.array_equal(layer.arrays["output"], expected[node.name]):
             raise RuntimeError(f"vectors: layer {node.name} differs from the reference evaluation")
         layers.append(layer)
     return layers
+
+
+def _check_size(entry: LayerEntry) -> None:
+    """Refuse, before it is made, what memory would not hold."""
+    sums = entry.sums
+    if sums is None:
+        return
+    line = sums.sets * sums.rows + 2 * len(sums.blocks) * sums.columns
+    elements = len(sums.chunks) * (sums.words * line + len(sums.blocks) * sums.rows * sums.columns)
+    if elements > LARGEST_TILES:
+        raise InputError(
+            f"layer {entry.name}: its tiles have {elements:,} elements, more than the {LARGEST_TILES:,} of a pack; "
+            "export fewer images, or other layers with --layer"
+        )
 
 
 def _without_width(node: Node) -> Node:

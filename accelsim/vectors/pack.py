@@ -35,7 +35,9 @@ from accelsim.vectors.text import decode, digits, encode
 Int64 = npt.NDArray[np.int64]
 
 LARGEST_BYTES = 1 << 30
-"""A pack beyond this is refused before it is made."""
+"""A pack beyond this is refused."""
+MOST_CYCLES = 1 << 20
+"""Cycles of one layer's blocks at level cycle."""
 _AXES: dict[str, tuple[str, ...]] = {
     "input": ("image", "y", "x", "channel"),
     "weight": ("n", "r", "s", "c"),
@@ -159,8 +161,14 @@ def write_pack(
         entry = layer.entry
         arrays = dict(layer.arrays)
         if entry.sums is not None and level == "cycle":
+            cycles = cycles_of(entry.sums)
+            if len(entry.sums.blocks) * cycles.total > MOST_CYCLES:
+                raise InputError(
+                    f"layer {entry.name}: {len(entry.sums.blocks)} blocks of {cycles.total:,} cycles are more than the "
+                    f"{MOST_CYCLES:,} cycles of a pack's layer; export it with --level tile"
+                )
             arrays |= edges(entry.sums, arrays)
-            entry = entry.model_copy(update={"cycles": cycles_of(entry.sums)})
+            entry = entry.model_copy(update={"cycles": cycles})
         chosen = {key: value for key, value in arrays.items() if LEVELS.index(level_of(key)) <= LEVELS.index(level)}
         total += sum(_bytes(layer, key, value) for key, value in chosen.items())
         if total > LARGEST_BYTES:

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from graphs import random_graph, random_hardware
 
 from accelsim.cli import main
-from accelsim.vectors import load_pack
+from accelsim.vectors import Request, check, export_network, load_pack, read_dump
 from accelsim.vectors.evaluation import Variant, compute
 
 HERE = Path(__file__).parent
@@ -65,6 +67,23 @@ def test_the_example_design_passes_every_corner(tmp_path, capsys, options):
     capsys.readouterr()
     assert main(["vectors", "check", str(pack), str(dump)]) == 0
     assert capsys.readouterr().out.startswith("PASS: ")
+
+
+@pytest.mark.parametrize("seed", [1000, 1001])
+def test_the_example_design_passes_random_networks(tmp_path, seed):
+    """Grouped, depthwise and dilated layers, unsigned codes, subtracted zero points, every shifting scheme."""
+    rng = np.random.default_rng(seed)
+    maker = random_graph(rng)
+    graph = maker.graph()
+    hardware = random_hardware(rng, graph, ("ws", "os")[seed % 2])
+    policy = "exact" if hardware.accumulator.saturate_at == "end" else None
+    request = Request(level="tile", policy=policy, command="test", versions={})
+    export_network(graph, hardware, maker.codes(1), tmp_path / "pack", request)
+    pack = load_pack(tmp_path / "pack")
+    for top in tops(pack.folder):
+        sources = [pack.folder / name for name in EXAMPLES]
+        assert simulate(pack.folder, top, sources, tmp_path / "dump").startswith("PASS"), top
+    assert check(pack, read_dump(pack, tmp_path / "dump")).passed
 
 
 @pytest.fixture(scope="module")

@@ -218,6 +218,18 @@ def test_bad_packs_are_refused_in_one_line(tmp_path):
     assert "is not the file its manifest was written for" in refusal(pack.read, tensor)
 
 
+def test_layers_too_large_for_a_pack_are_refused_before_they_are_made(tmp_path, monkeypatch):
+    hardware = load_hardware("edge_8x8")
+    monkeypatch.setattr("accelsim.vectors.layers.LARGEST_TILES", 4000)  # all_minimum: 2 chunks of (2 words, 24) and 64
+    said = refusal(export_corners, hardware, tmp_path / "pack", request())
+    assert re.search(r"its tiles have [\d,]+ elements, more than the 4,000 of a pack; export fewer images", said)
+    monkeypatch.undo()
+    monkeypatch.setattr("accelsim.vectors.pack.MOST_CYCLES", 20)
+    said = refusal(export_corners, hardware, tmp_path / "pack", request("cycle"))
+    # all_minimum: L = 0, 8; T = 8, 16; M = 2: 16 + 2 + 8 + 8 - 1 cycles.
+    assert "layer all_minimum: 1 blocks of 33 cycles are more than the 20 cycles of a pack's layer" in said
+
+
 def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")

@@ -696,6 +696,6 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),
-    "vectors": (_vectors_export, "golden vectors for other designs: export, check, coverage", _vectors_arguments),
+    "vectors": (_vectors_export, "golden vectors for other designs: export, check, coverage, wave", _vectors_arguments),
     "list": (_list, "workloads and presets there are", lambda _: None),
 }

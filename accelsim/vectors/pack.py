@@ -30,6 +30,7 @@ from accelsim.vectors.manifest import (
     manifest_text,
     read_manifest,
 )
+from accelsim.vectors.rules import broken_rule
 from accelsim.vectors.text import decode, digits, encode
 
 Int64 = npt.NDArray[np.int64]
@@ -264,7 +265,16 @@ class Pack:
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != tensor.npy_sha256:
             raise InputError(f"{path}: is not the file its manifest was written for; export the pack again")
-        return np.load(io.BytesIO(data), allow_pickle=False).astype(np.int64)
+        try:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as .npy: {error}; export the pack again") from None
+        if list(array.shape) != tensor.shape or array.dtype.name != tensor.dtype:
+            raise InputError(
+                f"{path}: holds {array.dtype} {array.shape}, and its manifest says {tensor.dtype} "
+                f"{tuple(tensor.shape)}; export the pack again"
+            )
+        return array.astype(np.int64)
 
     def layer(self, entry: LayerEntry) -> Layer:
         """A layer with its layer-level arrays, from which `evaluation.compute` makes the others."""
@@ -278,12 +288,17 @@ def load_pack(folder: Path) -> Pack:
         InputError: no pack, or one whose manifest contradicts itself.
     """
     pack = Pack(folder, read_manifest(folder))
+    for layer in pack.manifest.layer:
+        if broken := broken_rule(layer):
+            raise InputError(f"{folder / MANIFEST}: layer {layer.name}: {broken}; export the pack again")
     for file, (layer, tensor) in pack.by_file.items():
         where = f"{folder / MANIFEST}: tensor {file}"
         if Path(file).name != file or file.startswith("."):
             raise InputError(f"{where}: file names hold no folder")
         if len(tensor.axes) != len(tensor.shape) or min(tensor.shape, default=0) < 1:
             raise InputError(f"{where}: shape {tensor.shape} and axes {tensor.axes} do not fit")
+        if tensor.axes != axes_of(tensor.name, len(tensor.shape)) or tensor.level != level_of(tensor.name):
+            raise InputError(f"{where}: axes {tensor.axes} and level {tensor.level} are not those of {tensor.name}")
         if tensor.per_line not in (1, tensor.shape[-1]):
             raise InputError(f"{where}: per_line = {tensor.per_line} is neither 1 nor the last axis")
         if tensor.level != "layer" and layer.sums is None:

@@ -17,7 +17,9 @@ from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.errors import InputError
 from accelsim.pipeline import run_checked
-from accelsim.vectors import Request, export_corners, export_network, load_pack, measure
+from accelsim.vectors import Request, check, export_corners, export_network, load_pack, measure, read_dump
+from accelsim.vectors.corners import cases
+from accelsim.vectors.layers import Layer, make_layers, policy_of
 from accelsim.vectors.manifest import MANIFEST, Manifest
 from accelsim.vectors.text import decode, encode
 
@@ -126,6 +128,13 @@ def test_simple_keeps_layers_without_zero_points_and_with_one_multiplier(tmp_pat
         assert len({*zip(arrays["m0"].tolist(), arrays["shift"].tolist(), strict=True)}) == 1
 
 
+def corner_layers(overrides: list[str]) -> list[Layer]:
+    """The directed cases without writing them."""
+    hardware = load_hardware("edge_8x8", overrides)
+    policy = policy_of(hardware, None)
+    return [layer for case in cases(hardware) for layer in make_layers(case.graph, hardware, case.codes, policy=policy)]
+
+
 # --- coverage ----------------------------------------------------------------------------------------------
 
 
@@ -139,8 +148,8 @@ def test_simple_keeps_layers_without_zero_points_and_with_one_multiplier(tmp_pat
     ],
     ids=["16 bits", "12 bits, wrapping", "os, 20 bits", "32 bits"],
 )
-def test_the_directed_cases_reach_everything_that_can_be_reached(tmp_path, overrides):
-    _, coverage = export_corners(load_hardware("edge_8x8", overrides), tmp_path / "pack", request("layer"))
+def test_the_directed_cases_reach_everything_that_can_be_reached(overrides):
+    coverage = measure(corner_layers(overrides))
     assert [point.name for point in coverage.missed] == []
     hit = {point.name for point in coverage.points.values() if point.status == "hit"}
     impossible = {point.name for point in coverage.points.values() if point.status == "impossible"}
@@ -149,12 +158,9 @@ def test_the_directed_cases_reach_everything_that_can_be_reached(tmp_path, overr
     assert {name.partition(".")[0] for name in impossible} <= {"array", "accumulator"}
 
 
-def test_coverage_is_counted_in_the_vectors_and_falls_with_them(tmp_path):
+def test_coverage_is_counted_in_the_vectors_and_falls_with_them():
     """A tie that is moved off its half, and a case that is left out, are no longer counted."""
-    hardware = load_hardware("edge_8x8", ["accumulator.width_bits=16"])
-    export_corners(hardware, tmp_path / "pack", request("layer"))
-    pack = load_pack(tmp_path / "pack")
-    layers = [pack.layer(entry) for entry in pack.manifest.layer]
+    layers = corner_layers(["accumulator.width_bits=16"])
     whole = measure(layers)
     ties = [layer for layer in layers if layer.entry.name == "ties_half_even"]
     # Of -128..127 a quarter is 2 mod 4: 32 positive values and 32 negative ones.
@@ -259,3 +265,41 @@ def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
         assert said in error
         assert error.count("\n") == 1
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_an_altered_manifest_is_refused_in_one_line_or_changes_nothing_that_is_read(tmp_path):
+    """Every number and word of it in turn; whatever is not refused must still be checked to the end."""
+    maker = random_graph(np.random.default_rng(5))
+    graph = maker.graph()
+    hardware = load_hardware("edge_8x8", ["array.rows=4", "array.columns=3"])
+    export_network(graph, hardware, maker.codes(1), tmp_path / "pack", request("cycle"))
+    manifest = tmp_path / "pack" / MANIFEST
+    text = manifest.read_text()
+    lines = text.splitlines()
+    good = load_pack(tmp_path / "pack")
+    rng = np.random.default_rng(7)
+    outputs = tmp_path / "dump"
+    outputs.mkdir()
+    for _, tensor in good.by_file.values():
+        if tensor.name in ("output", "tile.psum"):
+            array = good.read(tensor).astype(tensor.dtype)
+            array.flat[0] ^= 1  # so that the whole report is made
+            np.save(outputs / f"{tensor.file}.npy", array)
+    refused = passed = 0
+    places = [(n, m) for n, line in enumerate(lines) for m in re.finditer(r"-?\b\d+\b|\btrue\b|\bfalse\b", line)]
+    places = [place for place in places if "sha256" not in lines[place[0]]]
+    for index in rng.choice(len(places), 120, replace=False):
+        number, match = places[index]
+        new = {"true": "false", "false": "true"}.get(match[0]) or str(rng.choice([-1, 0, 1, 3, 255, 10**6]))
+        altered = [*lines]
+        altered[number] = lines[number][: match.start()] + new + lines[number][match.end() :]
+        manifest.write_text("\n".join(altered) + "\n")
+        try:
+            pack = load_pack(tmp_path / "pack")
+            check(pack, read_dump(pack, outputs))
+            passed += 1
+        except InputError:  # one line, by construction
+            refused += 1
+    assert refused > 50
+    assert passed > 0
+    manifest.write_text(text)

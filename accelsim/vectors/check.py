@@ -65,6 +65,7 @@ class Result:
     Attributes:
         compared, tensors: elements and files.
         first: the first divergence, or None.
+        given: names of the tensors dumped, by layer name.
         counts: mismatches by layer name, then tensor, in order.
         causes: mistakes that explain the first divergence's layer, best first.
         text: all of it, for people.
@@ -73,6 +74,7 @@ class Result:
     compared: int
     tensors: int
     first: Divergence | None = None
+    given: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     causes: list[Cause] = field(default_factory=list)
     text: str = ""
@@ -95,6 +97,7 @@ def check(pack: Pack, dump: dict[str, Dumped], *, trace_lines: int = 40) -> Resu
     culprit: tuple[Layer, list[Compared]] | None = None
     for entry in pack.manifest.layer:
         compared = [_compare(pack, entry, tensor, dump[tensor.file]) for tensor in entry.tensor if tensor.file in dump]
+        result.given[entry.name] = [one.tensor.name for one in compared]
         result.compared += sum(int(np.count_nonzero(one.mask)) for one in compared)
         wrong = {one.tensor.name: int(np.count_nonzero(one.wrong)) for one in compared if one.wrong.any()}
         if not wrong:
@@ -307,6 +310,10 @@ def _causes(result: Result, entry: LayerEntry) -> list[str]:
         lines.append(f"  with it, all {found[0].explained:,} mismatches of layer {entry.name} vanish")
         return lines + [f"  so they do with: {cause.text}" for cause in found[1:]]
     lines = ["", "cause: none of those that are known explains every mismatch of the layer"]
+    if not any(tensor.startswith("input") for tensor in result.given.get(entry.name, ())):
+        lines.append(
+            "  if the design fed in results of its own, dump the layer's input, or the layers before it, as well"
+        )
     if result.causes and 2 * result.causes[0].left < result.causes[0].explained:
         near = result.causes[0]
         lines.append(f"  nearest: {near.text}: {near.left:,} of {near.explained:,} would be left")

@@ -348,6 +348,7 @@ def test_the_first_divergence_is_the_earliest_in_the_data_and_others_are_counted
     assert "layer conv1: tile.accumulator 1, output 1\n" in said
     assert "layer linear3: output 10 (may follow from the first)" in said
     assert "cause: none of those that are known" in said
+    assert "dump the layer's input, or the layers before it, as well" in said
 
 
 def test_the_trace_adds_up_to_the_expected_value(pack, tmp_path):

@@ -87,9 +87,12 @@ def synthesise(yosys: str, design: Design, width: int) -> Point:
 
 def to_toml(tool: str, points: dict[str, list[Point]], designs: dict[str, Design]) -> str:
     """The table as configs/area/*.toml."""
+
+    def shown(path: Path) -> str:
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
     files = "; ".join(
-        f"{key} {', '.join(str(path.relative_to(ROOT)) for path in design.sources)} ({design.parameter})"
-        for key, design in designs.items()
+        f"{key} {', '.join(map(shown, design.sources))} ({design.parameter})" for key, design in designs.items()
     )
     lines = [
         "# Cells and transistors of one PE and one PPU lane against the width of the sum: a proxy for ratios.",

@@ -127,7 +127,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Words ----------------------------------------------------------------------------------------------------------
 
-COMMANDS = "commands: run, compile, quantize, evaluate, accumulator, compare, simulate, disasm, list"
+COMMANDS = "commands: run, compile, quantize, evaluate, accumulator, compare, simulate, disasm, vectors, list"
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,7 @@ def test_version(capsys):
     [
         (
             ["rnu"],
-            "'rnu' is not a command; did you mean 'run'?; "
-            "commands: run, compile, quantize, evaluate, accumulator, compare, simulate, disasm, list",
+            f"'rnu' is not a command; did you mean 'run'?; commands: {', '.join(COMMANDS)}",
         ),
         (["run", "lenet5_digits", "--batch", "0"], "--batch 0: must be at least 1"),
         (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),

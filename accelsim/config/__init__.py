@@ -1,5 +1,6 @@
 """Hardware and quantisation descriptions: validated, frozen, loaded from TOML."""
 
+from accelsim.config._model import Section, build, read_toml
 from accelsim.config.hardware import (
     MAX_LANES,
     RECORD_BYTES,
@@ -17,10 +18,13 @@ __all__ = [
     "TABLE_ENTRIES",
     "Hardware",
     "QuantizationScheme",
+    "Section",
+    "build",
     "find_preset",
     "hardware_from_dict",
     "load_hardware",
     "load_quantization",
     "preset_folder",
     "preset_names",
+    "read_toml",
 ]

@@ -1,5 +1,6 @@
 """Operation counts times an energy table: E = sum of N * B * S over operation types (docs/energy.md)."""
 
+from accelsim.energy.area import AreaPoint, AreaTable, load_area
 from accelsim.energy.evaluation import (
     PLACES,
     EnergyReport,
@@ -15,6 +16,8 @@ from accelsim.energy.table import EnergyTable, load_energy
 
 __all__ = [
     "PLACES",
+    "AreaPoint",
+    "AreaTable",
     "EnergyReport",
     "EnergyTable",
     "LayerCounts",
@@ -23,6 +26,7 @@ __all__ = [
     "add_energies",
     "by_place",
     "evaluate",
+    "load_area",
     "load_energy",
     "memory_capacities",
 ]

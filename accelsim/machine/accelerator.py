@@ -114,6 +114,7 @@ class Accelerator:
             statistics = result.statistics.setdefault(instruction.label, PsumStatistics()) if telemetry else None
             match instruction:
                 case Compute():
+                    watch.computing(index, instruction, memories)
                     compute_unit.execute(instruction, memories, self.program.hardware, self.program.modes, statistics)
                 case Post():
                     watch.post_wrote(index, instruction, post_unit.execute(instruction, memories, self.program.modes))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.isa import Instruction, Unit
+from accelsim.isa import Compute, Instruction, Unit
+from accelsim.machine.memories import Memories
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Observer:
 
     def post_wrote(self, index: int, instruction: Instruction, codes: npt.NDArray[np.int64]) -> None:
         """A POST wrote `codes`, int64 (words, lanes), words in (image, y, x) order."""
+
+    def computing(self, index: int, instruction: Compute, memories: Memories) -> None:
+        """A COMPUTE is about to execute on these memories; what is kept of them must be copied."""
 
     def executed(self, issued: Issued) -> None:
         """An instruction's cycles are known (with a clock only)."""

@@ -7,6 +7,7 @@ from accelsim.report.evaluation import evaluation_report, show_evaluation
 from accelsim.report.figures import write_figures
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
+from accelsim.report.waveform import write_waveform
 
 __all__ = [
     "build_report",
@@ -22,4 +23,5 @@ __all__ = [
     "study_csv",
     "study_figure",
     "write_figures",
+    "write_waveform",
 ]

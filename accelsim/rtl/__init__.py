@@ -1,0 +1,1 @@
+"""Synthesizable SystemVerilog of the machine (docs/rtl.md), and its simulation driver."""

@@ -68,12 +68,16 @@ module accelerator
     wire [BANKS-1:0] post_bank_mask = {{BANKS{1'b0}}, post_write_mask};
     wire [BANKS*8-1:0] post_bank_data = {{BANKS*8{1'b0}}, post_write_data};
     wire [BANKS-1:0] load_bank_mask = {{BANKS{1'b0}}, load_mask};
+    wire [BANKS-1:0] to_activation = load_memory == MEMORY_ACTIVATION ? load_bank_mask : '0;
+    wire [BANKS-1:0] to_weight = load_memory == MEMORY_WEIGHT ? load_bank_mask : '0;
+    wire [BUS-1:0] to_parameter = load_memory == MEMORY_PARAMETER ? load_mask : '0;
+    wire [BUS-1:0] to_table = load_memory == MEMORY_TABLE ? load_mask : '0;
     wire [BANKS*8-1:0] load_bank_data = {{BANKS*8{1'b0}}, load_data};
 
     byte_memory #(.BANKS(BANKS), .BYTES(ACTIVATION_BYTES), .READS(3), .WRITES(2)) activation_buffer (
         .clk, .read_address({store_activation_address, post_activation_address, compute_activation_address}),
         .read_data(activation_data), .write_address({load_address, post_write_address}),
-        .write_mask({load_memory == MEMORY_ACTIVATION ? load_bank_mask : {BANKS{1'b0}}, post_bank_mask}),
+        .write_mask({to_activation, post_bank_mask}),
         .write_data({load_bank_data, post_bank_data})
     );
 
@@ -82,7 +86,7 @@ module accelerator
     wire [BANKS*8-1:0] weight_data;
     byte_memory #(.BANKS(BANKS), .BYTES(WEIGHT_BYTES), .READS(1), .WRITES(1)) weight_buffer (
         .clk, .read_address(weight_address), .read_data(weight_data), .write_address(load_address),
-        .write_mask(load_memory == MEMORY_WEIGHT ? load_bank_mask : {BANKS{1'b0}}), .write_data(load_bank_data)
+        .write_mask(to_weight), .write_data(load_bank_data)
     );
 
     wire [19:0] post_record, bias_record;
@@ -92,7 +96,7 @@ module accelerator
     wire [COLUMNS*32-1:0] bias_data;
     parameter_buffer #(.BYTES(PARAMETER_BYTES), .COLUMNS(COLUMNS), .BUS(BUS)) parameters (
         .clk, .write_address(load_address),
-        .write_mask(load_memory == MEMORY_PARAMETER ? load_mask : {BUS{1'b0}}), .write_data(load_data),
+        .write_mask(to_parameter), .write_data(load_data),
         .post_record, .post_data(record_data), .bias_record, .bias_data
     );
 
@@ -100,7 +104,7 @@ module accelerator
     wire [COLUMNS-1:0] table_lanes;
     wire [COLUMNS*8-1:0] table_data;
     table_memory #(.BYTES(TABLE_BYTES), .COLUMNS(COLUMNS), .BUS(BUS)) tables (
-        .clk, .write_address(load_address), .write_mask(load_memory == MEMORY_TABLE ? load_mask : {BUS{1'b0}}),
+        .clk, .write_address(load_address), .write_mask(to_table),
         .write_data(load_data), .read_address(table_address), .read_data(table_data)
     );
 
@@ -160,16 +164,10 @@ module accelerator
     );
 
     wire store_moves = dram_write_request && dram_write_ready;
-    wire [8:0] load_bytes;
-    assign load_bytes = load_beat;
-    logic [8:0] load_beat;
-    always_comb begin
-        load_beat = 9'd0;
-        for (int b = 0; b < BUS; b++) if (load_mask[b]) load_beat = load_beat + 9'd1;
-    end
+    wire [8:0] store_bytes = store_moves ? dram_write_size : 9'd0;
     counters count (
         .clk, .rst, .compute_activation(compute_activation_mask), .post_activation(post_activation_mask),
-        .store_bytes(store_moves ? dram_write_size : 9'd0), .post_write(post_write_mask), .load_bytes, .load_memory,
+        .store_bytes, .post_write(post_write_mask), .load_mask, .load_memory,
         .compute_weight(weight_bytes), .compute_bias(bias_lanes), .post_record(record_read), .post_table(table_lanes),
         .compute_sum(compute_sum_lanes), .post_sum(post_sum_lanes), .write_sum(sum_write_mask), .macs, .totals
     );

@@ -146,8 +146,9 @@ module compute_unit
         && (os ? head_preloads && preload_free : !head_os && weights_free);
     assign direct_may_begin = valid && os && head_os && !head_preloads && direct_free;
 
+    wire ready = (load_may_begin && load_first) || direct_may_begin;
     token_gate gate (
-        .ready((load_may_begin && load_first) || direct_may_begin),
+        .ready,
         .wait_mask(instruction[COMPUTE_WAIT +: 4]), .available, .issue, .taken, .stalled
     );
 
@@ -178,6 +179,7 @@ module compute_unit
     wire [3:0] weight_bits = os ? current[COMPUTE_WEIGHT_BITS +: 4] : instruction[COMPUTE_WEIGHT_BITS +: 4];
     wire weight_unsigned = os ? current[COMPUTE_WEIGHT_UNSIGNED] : instruction[COMPUTE_WEIGHT_UNSIGNED];
     wire [7:0] z_w = os ? current[COMPUTE_Z_W +: 8] : instruction[COMPUTE_Z_W +: 8];
+    wire [7:0] z_w_off = subtract ? z_w : 8'd0;
     wire [23:0] weight_base = os ? current[COMPUTE_WEIGHT_BASE +: 24] : instruction[COMPUTE_WEIGHT_BASE +: 24];
     wire [7:0] weight_lanes = os ? lanes : head_lanes;
     wire [11:0] row_bits = ({4'd0, weight_lanes} + 12'd1) * weight_bits + 12'd7;
@@ -189,7 +191,7 @@ module compute_unit
     assign weight_bytes = weight_read ? row_bytes : 9'd0;
     weight_unpack #(.COLUMNS(COLUMNS)) unpack (
         .row(weight_data), .bits(weight_bits), .is_unsigned(weight_unsigned),
-        .zero_point(subtract ? z_w : 8'd0), .lanes(unpacked)
+        .zero_point(z_w_off), .lanes(unpacked)
     );
     for (genvar j = 0; j < COLUMNS; j++) begin : gated  // a PE without a weight gets 0
         assign weight_row_lanes[9*j +: 9] = weight_read && j <= weight_lanes ? unpacked[9*j +: 9] : 9'd0;
@@ -219,6 +221,7 @@ module compute_unit
     wire [23:0] tile_words = !os ? words : words_left < ROWS ? words_left : ROWS;
     wire stream_final = os ? words_left <= ROWS : tap_last;
     wire stream_ends = tile_ends && stream_final;
+    wire tap_ends = streaming && (os ? slot_ends : word_last);
     wire row_has_word = !os || slot_byte < tile_words;
     assign in_last_slot = continues && tap_last;
 
@@ -236,7 +239,7 @@ module compute_unit
         .clk, .rst, .r_count(current[COMPUTE_R_COUNT +: 8]), .s_count(current[COMPUTE_S_COUNT +: 8]),
         .run_bytes(current[COMPUTE_RUN_BYTES +: 24]), .r_step(current[COMPUTE_R_STEP +: 24]),
         .s_step(current[COMPUTE_S_STEP +: 24]), .dilation_y(current[COMPUTE_DILATION_Y +: 8]),
-        .advance(streaming && (os ? slot_ends : word_last)), .clear(stream_ends),
+        .advance(tap_ends), .clear(stream_ends),
         .offset(tap_offset), .position(tap_position), .line(tap_line),
         .length, .first(tap_first), .last(tap_last)
     );
@@ -257,11 +260,12 @@ module compute_unit
     wire [ROWS*9-1:0] operands;
     wire [ROWS-1:0] used_lanes;
     wire [ROWS-1:0] word_row;
+    wire signed [23:0] x_first = $signed(current[COMPUTE_X_FIRST +: 24]);
+    wire signed [15:0] y_first = $signed(current[COMPUTE_Y_FIRST +: 16]);
+    wire signed [41:0] position = x_first + word_position + tap_position;
+    wire signed [25:0] line = y_first + word_line + tap_line;
     lane_mask #(.LANES(ROWS)) mask (
-        .position($signed({{18{current[COMPUTE_X_FIRST + 23]}}, current[COMPUTE_X_FIRST +: 24]})
-            + word_position + tap_position),
-        .line($signed({{10{current[COMPUTE_Y_FIRST + 15]}}, current[COMPUTE_Y_FIRST +: 16]}) + word_line + tap_line),
-        .in_row_bytes(current[COMPUTE_IN_ROW_BYTES +: 24]), .in_height(current[COMPUTE_IN_HEIGHT +: 16]),
+        .position, .line, .in_row_bytes(current[COMPUTE_IN_ROW_BYTES +: 24]), .in_height(current[COMPUTE_IN_HEIGHT +: 16]),
         .inside_lanes
     );
     operand_edge #(.LANES(ROWS)) edge_ (
@@ -303,11 +307,13 @@ module compute_unit
 
     wire [COLUMNS*PSUM-1:0] leaving;
     wire drained;
+    wire [ROWS*9-1:0] activations = streaming ? operands : '0;
+    wire diagonal_load = head_diagonal && !os;
+    wire [COLUMNS*9-1:0] weights = diagonal_load ? '0 : weight_row_lanes;
+    wire weight_load = loading && !os;
     systolic_array #(.ROWS(ROWS), .COLUMNS(COLUMNS), .PSUM(PSUM), .HOP_BITS(HOP_BITS), .WRAP(WRAP)) array (
         .clk, .rst, .output_stationary(os), .wave_live, .wave_first, .wave_last, .wave_preloaded, .wave_limit,
-        .activations(streaming ? operands : {ROWS*9{1'b0}}), .word_row,
-        .weights(head_diagonal && !os ? {COLUMNS*9{1'b0}} : weight_row_lanes), .weight_load(loading && !os),
-        .weight_row(load_row), .weight_diagonal(head_diagonal && !os),
+        .activations, .word_row, .weights, .weight_load, .weight_row(load_row), .weight_diagonal(diagonal_load),
         .diagonal_weights(weight_row_lanes),
         .start_comes(preload_reads), .start_hops(preload_row), .start_values, .leaving, .drained
     );
@@ -315,14 +321,16 @@ module compute_unit
     wire [15:0] bias_param;
     wire [23:0] sum_address;
     wire [COLUMNS-1:0] sum_lanes, first_lanes;
+    wire [23:0] tile_address = current[COMPUTE_ACC_BASE +: 24] + stream_words;
+    wire arrives = os ? drained : wave_live[WAVES-1];
     wire [1:0] sums_start = tap_first ? start : START_ACCUMULATE;
     accumulate #(.ROWS(ROWS), .COLUMNS(COLUMNS), .PSUM(PSUM), .WIDTH(WIDTH), .WRAP(WRAP)) sums (
         .clk, .rst, .output_stationary(os), .tile_begins(switching),
-        .tile_address(current[COMPUTE_ACC_BASE +: 24] + stream_words), .tile_words, .tile_lanes(lanes),
+        .tile_address, .tile_words, .tile_lanes(lanes),
         .tile_limit(sum_limit), .tile_start(sums_start),
         .tile_param(current[COMPUTE_PARAM +: 16]), .tile_final(stream_final),
         .tile_signal(current[COMPUTE_SIGNAL +: 4]),
-        .arrives(os ? drained : wave_live[WAVES-1]), .word(leaving),
+        .arrives, .word(leaving),
         .bias_lanes(first_lanes), .bias_param, .bias_data, .read_address(sum_address), .read_lanes(sum_lanes),
         .read_data(accumulator_data), .write_address, .write_mask, .write_data, .done, .given
     );

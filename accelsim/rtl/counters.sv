@@ -9,7 +9,7 @@ module counters
     input  logic [COLUMNS-1:0]  post_activation,
     input  logic [8:0]          store_bytes,
     input  logic [COLUMNS-1:0]  post_write,
-    input  logic [8:0]          load_bytes,
+    input  logic [BUS-1:0]      load_mask,
     input  logic [1:0]          load_memory,
     input  logic [8:0]          compute_weight,
     input  logic [COLUMNS-1:0]  compute_bias,
@@ -28,7 +28,7 @@ module counters
         for (int i = 0; i < 256; i++) if (bits[i]) ones = ones + 64'd1;
     endfunction
 
-    wire [63:0] loaded = {55'd0, load_bytes};
+    wire [63:0] loaded = ones(load_mask);
     wire [63:0] now [13];  // in the order of accelsim.rtl.simulation.COUNTERS
     assign now[0] = ones(compute_activation) + ones(post_activation) + {55'd0, store_bytes};  // read.activation
     assign now[1] = ones(post_write) + (load_memory == MEMORY_ACTIVATION ? loaded : 64'd0);   // write.activation

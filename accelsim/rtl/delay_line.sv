@@ -11,11 +11,11 @@ module delay_line #(
     if (LENGTH == 0) begin : wire_only
         assign out = in;
     end else begin : line
-        logic [WIDTH-1:0] register [LENGTH];
-        assign out = register[LENGTH-1];
+        logic [LENGTH*WIDTH-1:0] registers;  // the newest lowest
+        wire [(LENGTH+1)*WIDTH-1:0] shifted = {registers, in};
+        assign out = registers[(LENGTH-1)*WIDTH +: WIDTH];
         always_ff @(posedge clk)
-            for (int i = 0; i < LENGTH; i++)
-                if (rst) register[i] <= '0;
-                else register[i] <= i == 0 ? in : register[i == 0 ? 0 : i-1];
+            if (rst) registers <= '0;
+            else registers <= shifted[LENGTH*WIDTH-1:0];
     end
 endmodule

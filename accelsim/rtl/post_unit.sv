@@ -68,7 +68,9 @@ module post_unit
         + (recorded ? word_number + 20'd1 : {10'd0, record_count});
 
     wire [71:0] record_fields = {record_data[31:0], record_data[39:32], record_data[95:64]};  // bias, shift, multiplier
-    logic [71:0] word_record [3];  // broadcast: of the word that is read, and of stages 1 and 2
+    logic [71:0] word_record;  // broadcast: of the word that is read
+    wire [71:0] stage_record;  // and of stage 2
+    delay_line #(.WIDTH(72), .LENGTH(2)) later_records (.clk, .rst, .in(word_record), .out(stage_record));
 
     // --- source words -------------------------------------------------------------------------------------------
 
@@ -105,11 +107,12 @@ module post_unit
     wire [23:0] source_address = instruction[POST_SRC_BASE +: 24] + word_offset + tap_offset;
     wire [23:0] residual_address = instruction[POST_RESIDUAL_BASE +: 24] + to_offset;
     wire [COLUMNS-1:0] inside_lanes;
+    wire signed [23:0] x_first = $signed(instruction[POST_X_FIRST +: 24]);
+    wire signed [15:0] y_first = $signed(instruction[POST_Y_FIRST +: 16]);
+    wire signed [41:0] position = x_first + word_position + tap_position;
+    wire signed [25:0] line = y_first + word_line + tap_line;
     lane_mask #(.LANES(COLUMNS)) mask (
-        .position($signed({{18{instruction[POST_X_FIRST + 23]}}, instruction[POST_X_FIRST +: 24]})
-            + word_position + tap_position),
-        .line($signed({{10{instruction[POST_Y_FIRST + 15]}}, instruction[POST_Y_FIRST +: 16]}) + word_line + tap_line),
-        .in_row_bytes(instruction[POST_IN_ROW_BYTES +: 24]), .in_height(instruction[POST_IN_HEIGHT +: 16]),
+        .position, .line, .in_row_bytes(instruction[POST_IN_ROW_BYTES +: 24]), .in_height(instruction[POST_IN_HEIGHT +: 16]),
         .inside_lanes
     );
     assign accumulator_address = source_address;
@@ -118,7 +121,8 @@ module post_unit
     // --- pipeline -----------------------------------------------------------------------------------------------
 
     logic [5:1] stage, stage_last;
-    logic [23:0] destination [6];
+    wire [23:0] destination = instruction[POST_DST_BASE +: 24] + to_offset;
+    delay_line #(.WIDTH(24), .LENGTH(5)) destinations (.clk, .rst, .in(destination), .out(write_address));
 
     for (genvar j = 0; j < COLUMNS; j++) begin : lane
         wire used = j <= last_lane;
@@ -128,7 +132,7 @@ module post_unit
                 if (record_count == j) lane_record <= record_fields;
                 if (record_count == j + lane_count) residual_record <= record_fields;
             end
-        wire [71:0] own = broadcast ? word_record[2] : lane_record;
+        wire [71:0] own = broadcast ? stage_record : lane_record;
         wire [7:0] entry;
 
         assign accumulator_lanes[j] = word_read && !from_activation && used;
@@ -152,7 +156,6 @@ module post_unit
         );
     end
 
-    assign write_address = destination[5];
     assign done = stage[5] && stage_last[5];
     assign take = done;
     assign given = done ? instruction[POST_SIGNAL +: 4] : 4'd0;
@@ -184,10 +187,6 @@ module post_unit
                 if (word_last) all_read <= 1'b1;
             end
         end
-        destination[1] <= instruction[POST_DST_BASE +: 24] + to_offset;
-        for (int k = 2; k <= 5; k++) destination[k] <= destination[k-1];
-        if (record_read) word_record[0] <= record_fields;
-        word_record[1] <= word_record[0];
-        word_record[2] <= word_record[1];
+        if (record_read) word_record <= record_fields;
     end
 endmodule

@@ -27,9 +27,10 @@ module requantize_multiply #(
     // shift_first. A shift to the left is exact and then left to the second shift: the same quotient, rounded once.
     wire signed [8:0] first_amount = $signed({shift[7], shift}) - guard;
     wire early = shift_first && first_amount > 9'sd0;
+    wire signed [8:0] early_amount = first_amount > 9'sd0 ? first_amount : 9'sd0;
     wire signed [VALUE:0] shifted;
     round_shift #(.IN(VALUE), .OUT(VALUE + 1)) first_shift (
-        .value, .amount(first_amount > 9'sd0 ? first_amount : 9'sd0), .rounding, .result(shifted)
+        .value, .amount(early_amount), .rounding, .result(shifted)
     );
 
     wire signed [VALUE:0] operand = twice ? $signed(wrapped) : early ? shifted : value;

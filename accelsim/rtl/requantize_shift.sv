@@ -14,8 +14,9 @@ module requantize_shift #(
     wire [2:0] rounding = modes[34:32];
     wire twice = rounding == TFLITE_DOUBLE;
     wire signed [PRODUCT-1:0] high = (product + $signed({1'b0, 31'h40000000})) >>> 31;
+    wire signed [PRODUCT-1:0] value = twice ? high : product;
 
     round_shift #(.IN(PRODUCT), .OUT(RESULT)) shift (
-        .value(twice ? high : product), .amount, .rounding, .result
+        .value, .amount, .rounding, .result
     );
 endmodule

@@ -42,7 +42,6 @@ module systolic_array #(
     wire preload_comes [(ROWS+1)*COLUMNS];
     wire drain_goes [(ROWS+1)*COLUMNS];
     wire signed [PSUM-1:0] drain [(ROWS+1)*COLUMNS];
-    wire signed [8:0] shadow_in [COLUMNS];
     wire shadow_load [COLUMNS];
     wire [8:0] shadow_row [COLUMNS];
 
@@ -68,23 +67,28 @@ module systolic_array #(
             .clk, .rst, .in(diagonal_weights[9*j +: 9]), .out(late)
         );
         wire [8:0] chosen = !weight_diagonal ? weights[9*j +: 9] : weight_row == j ? late : 9'd0;
-        wire [8:0] weight_out;
-        delay_line #(.WIDTH(9 + 1 + 9), .LENGTH(j)) weight_skew (
-            .clk, .rst, .in({chosen, weight_load, weight_row}), .out({weight_out, shadow_load[j], shadow_row[j]})
-        );
-        assign shadow_in[j] = $signed(weight_out);
-        assign w[j] = $signed(weight_out);
+        wire [18:0] weight_entry = {chosen, weight_load, weight_row};
+        wire [18:0] weight_leaves;
+        delay_line #(.WIDTH(19), .LENGTH(j)) weight_skew (.clk, .rst, .in(weight_entry), .out(weight_leaves));
+        assign w[j] = $signed(weight_leaves[18:10]);
+        assign shadow_load[j] = weight_leaves[9];
+        assign shadow_row[j] = weight_leaves[8:0];
 
+        wire [PSUM+HOP_BITS:0] start_entry = {start_values[PSUM*j +: PSUM], start_comes, start_hops};
+        wire [PSUM+HOP_BITS:0] start_leaves;
         delay_line #(.WIDTH(PSUM + 1 + HOP_BITS), .LENGTH(j)) start_skew (
-            .clk, .rst, .in({start_values[PSUM*j +: PSUM], start_comes, start_hops}),
-            .out({preload[j], preload_comes[j], hops[j]})
+            .clk, .rst, .in(start_entry), .out(start_leaves)
         );
+        assign preload[j] = $signed(start_leaves[PSUM+HOP_BITS:HOP_BITS+1]);
+        assign preload_comes[j] = start_leaves[HOP_BITS];
+        assign hops[j] = start_leaves[HOP_BITS-1:0];
         assign p[j] = '0;
         assign drain[j] = '0;
         assign drain_goes[j] = 1'b0;
 
+        wire [PSUM-1:0] bottom = output_stationary ? drain[ROWS*COLUMNS + j] : p[ROWS*COLUMNS + j];
         delay_line #(.WIDTH(PSUM), .LENGTH(COLUMNS - 1 - j)) deskew (
-            .clk, .rst, .in(output_stationary ? drain[ROWS*COLUMNS + j] : p[ROWS*COLUMNS + j]), .out(leaving[PSUM*j +: PSUM])
+            .clk, .rst, .in(bottom), .out(leaving[PSUM*j +: PSUM])
         );
     end
     assign drained = output_stationary && drain_goes[(ROWS+1)*COLUMNS - 1];
@@ -97,13 +101,14 @@ module systolic_array #(
             localparam int RIGHT = LEFT + 1;
             localparam int WAVE = i + j;
             wire [HOP_BITS-1:0] hops_out;
+            wire for_shadow = shadow_load[j] && shadow_row[j] == i;
             processing_element #(.PSUM(PSUM), .HOP_BITS(HOP_BITS), .WRAP(WRAP)) pe (
                 .clk, .rst, .output_stationary,
                 .live(wave_live[WAVE]), .first(wave_first[WAVE]), .last(wave_last[WAVE]),
                 .preloaded(wave_preloaded[WAVE]), .limit(wave_limit[PSUM*WAVE +: PSUM]),
                 .activation_in(a[LEFT]), .activation(a[RIGHT]),
                 .weight_in(w[HERE]), .weight(w[BELOW]),
-                .shadow_load(shadow_load[j] && shadow_row[j] == i), .shadow_in(shadow_in[j]),
+                .shadow_load(for_shadow), .shadow_in(w[j]),
                 .psum_in(p[HERE]), .psum(p[BELOW]),
                 .preload_comes(preload_comes[HERE]), .hops_in(hops[HERE]), .preload_in(preload[HERE]),
                 .hops(hops_out), .preload(preload[BELOW]),

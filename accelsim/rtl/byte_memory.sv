@@ -25,13 +25,15 @@ module byte_memory #(
 
         for (genvar p = 0; p < READS; p++) begin : read
             wire [23:0] address = read_address[24*p +: 24];
-            wire [23:0] row = (address + BANKS - 1 - k) / BANKS;  // banks below A mod P are a row further
+            wire [23:0] reached = address + BANKS - 1 - k;  // modulo 2^24: a padded lane's address may be negative
+            wire [23:0] row = reached / BANKS;  // banks below A mod P are a row further
             assign banks_read[p][8*k +: 8] = memory[row];
         end
         for (genvar p = 0; p < WRITES; p++) begin : write
             wire [23:0] address = write_address[24*p +: 24];
             wire [23:0] lane = (k - address) % BANKS;
-            wire [23:0] row = (address + BANKS - 1 - k) / BANKS;
+            wire [23:0] reached = address + BANKS - 1 - k;
+            wire [23:0] row = reached / BANKS;
             wire enable = write_mask[BANKS*p + lane];
             always_ff @(posedge clk) if (enable) memory[row] <= write_data[8*(BANKS*p + lane) +: 8];
         end

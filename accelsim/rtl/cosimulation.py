@@ -121,9 +121,9 @@ def _first_byte(program: Program, model: Run, rtl: RtlRun) -> Difference | None:
     """The first differing byte of the final image, and the STORE that wrote it last."""
     assert model.dram is not None and rtl.dram is not None
     different = np.flatnonzero(model.dram != rtl.dram)
-    if not different.size:
+    if not different.size and rtl.unknown is None:
         return None
-    address = int(different[0])
+    address = int(different[0]) if rtl.unknown is None else rtl.unknown
     region = program.output
     where = f"byte {address}"
     if region.address <= address < region.address + region.size:
@@ -133,7 +133,8 @@ def _first_byte(program: Program, model: Run, rtl: RtlRun) -> Difference | None:
         where += f", written by {_name(program, writers[-1])}"
     more = f" ({different.size} bytes differ)"
     expected, got = int(model.dram[address]), int(rtl.dram[address])
-    return Difference("DRAM", where, f"0x{expected:02x}", f"0x{got:02x}{more}")
+    shown = f"0x{got:02x}{more}" if rtl.unknown is None else "X, a value that was never set"
+    return Difference("DRAM", where, f"0x{expected:02x}", shown)
 
 
 def _writes(store: Store, address: int) -> bool:

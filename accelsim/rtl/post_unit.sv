@@ -88,12 +88,14 @@ module post_unit
     wire read_ends = reading && (second || !two_reads);
     assign word_ends = read_ends && tap_last;
 
+    wire signed [15:0] dst_x_step = $signed(instruction[POST_DST_X_STEP +: 16]);
+    wire [23:0] to_x_step = {{8{dst_x_step[15]}}, dst_x_step};
     word_walker words (
         .clk, .rst, .images(instruction[POST_IMAGES +: 8]), .y_count(instruction[POST_Y_COUNT +: 16]),
         .x_count(instruction[POST_X_COUNT +: 16]), .image_step(instruction[POST_SRC_IMAGE_STEP +: 24]),
         .y_step(instruction[POST_SRC_Y_STEP +: 24]), .x_step(instruction[POST_SRC_X_STEP +: 24]),
         .stride_y(instruction[POST_STRIDE_Y +: 8]), .to_image_step(instruction[POST_DST_IMAGE_STEP +: 24]),
-        .to_y_step(instruction[POST_DST_Y_STEP +: 24]), .to_x_step({8'd0, instruction[POST_DST_X_STEP +: 16]}),
+        .to_y_step(instruction[POST_DST_Y_STEP +: 24]), .to_x_step,
         .advance(word_ends), .clear(done), .restore(1'b0), .mark(1'b0),
         .offset(word_offset), .to_offset, .position(word_position), .line(word_line), .last(word_last)
     );

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ COUNTERS = (
 """Operations the RTL counts, in the order of counters.sv: bytes of buffers and DRAM, accumulators, products."""
 
 
+_HEX = re.compile("[0-9a-f]+")
+_HEX_OR_ZERO = re.compile("[^0-9a-f]")
+
+
 @dataclass(kw_only=True)
 class RtlRun:
     """What one run of a program on the RTL did.
@@ -31,6 +36,8 @@ class RtlRun:
         cycles: last done + 1, or None where it got stuck.
         timeline: issue, done and stalls of each instruction that was done, in program order.
         counts: operations by type, of the whole run.
+        unknown: the first DRAM byte with a bit that is X, which a simulator with four states shows; such bits are 0 in
+            `dram`.
         stuck: the cycle in which the bench gave up, or None.
     """
 
@@ -38,6 +45,7 @@ class RtlRun:
     cycles: int | None = None
     timeline: list[Issued] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    unknown: int | None = None
     stuck: int | None = None
 
 
@@ -71,8 +79,10 @@ def run_rtl(program: Program, build: Build, *, limit: int, jitter: int = 0) -> R
             raise InputError(f"{build.simulator}: the simulation failed: {lines[-1]}; empty the build cache and retry")
         run = _read_trace(program, (folder / "trace.txt").read_text())
         if run.stuck is None:
-            words = (folder / "out.hex").read_bytes().split()
-            run.dram = np.frombuffer(bytes.fromhex(b"".join(words).decode()), dtype=np.uint8)
+            words = (folder / "out.hex").read_text().split()
+            run.unknown = next((n for n, word in enumerate(words) if not _HEX.fullmatch(word)), None)
+            text = "".join(words) if run.unknown is None else "".join(_HEX_OR_ZERO.sub("0", word) for word in words)
+            run.dram = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
     return run
 
 

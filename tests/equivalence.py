@@ -1,9 +1,9 @@
-"""SimPy machine and RTL on random programs: the same bits, cycles, stalls and counts, or the smallest case that differs.
+"""SimPy machine and RTL: the same bits, cycles, stalls and counts, or the smallest case that differs.
 
     python tests/equivalence.py [--programs 2016] [--builds 24] [--seed 1] [--jobs 2]
 
-Each build gets its share of programs: random legal instructions (`programs.Maker`) and compiled random graphs. Prints a
-line for each build, and with a difference the shrunk program; exits with 1 then.
+Each build gets its share of programs: random legal instructions (`programs.Maker`) and compiled random graphs. Then
+LeNet-5 on 16x16. Prints a line for each, and with a difference the shrunk program; exits with 1 then.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from graphs import random_graph
-from programs import Maker
+from programs import Chains, Maker, Pools
 
 from accelsim.compiler import compile_graph
 from accelsim.compiler.synchronisation import synchronise
-from accelsim.config import Hardware, load_hardware
+from accelsim.config import Hardware, load_hardware, load_quantization
 from accelsim.errors import InputError
+from accelsim.ir import quantize_input
 from accelsim.isa import Program, Unit, check_program, to_text
 from accelsim.machine import Accelerator
-from accelsim.rtl import Build, Difference, Parameters, Simulator, build, compare, cosimulate, run_rtl
+from accelsim.rtl import Build, Difference, Parameters, Simulator, build, cosimulate
+from accelsim.sources import find_workload, load_images
 
 
 def machine(rows: int, columns: int, *overrides: str) -> Hardware:
@@ -57,6 +59,16 @@ def by_hand(seed: int, hardware: Hardware) -> Program:
     return Maker(seed, hardware).program()
 
 
+def pools(seed: int, hardware: Hardware) -> Program:
+    """A random program of window reductions."""
+    return Pools(seed, hardware).program()
+
+
+def chains(seed: int, hardware: Hardware) -> Program:
+    """Units that wait for each other at every step."""
+    return Chains(seed, hardware).program()
+
+
 def compiled(seed: int, hardware: Hardware) -> Program:
     """A random graph, compiled; the first of the seed's that the machine can run."""
     for attempt in range(1000):
@@ -71,18 +83,38 @@ def compiled(seed: int, hardware: Hardware) -> Program:
             program = compile_graph(maker.graph(), chosen, batch)
         except InputError:  # a scheme that the RTL does not have, or too large a layer
             continue
-        image = program.dram.copy()
-        image[program.input.slice()] = program.input.pack(maker.codes(batch), program.modes.activation)
-        return replace(program, dram=image)
+        return with_input(program, maker.codes(batch))
     raise AssertionError(f"no graph of seed {seed} fits {hardware}")
 
 
 def programs(count: int, seed: int, hardware: Hardware) -> Iterator[tuple[str, Program]]:
-    """`count` programs and how each was made; every fourth is compiled."""
+    """`count` programs and how each was made, the kinds in turn."""
+    kinds = (by_hand, pools, chains, by_hand, compiled)
     for number in range(count):
-        kind = compiled if number % 4 == 3 else by_hand
+        kind = kinds[number % len(kinds)]
         own = seed * 1_000_000 + number
         yield f"{kind.__name__}({own}, ...)", kind(own, hardware)
+
+
+LENET = [(flow, width, batch) for flow in ("ws", "os") for width in (32, 16) for batch in (1, 4)]
+
+
+def lenet(preset: str, dataflow: str, width: int, batch: int) -> Program:
+    """LeNet-5 on the digits. Half the width has half the accumulator memory, so one build serves both."""
+    hardware = load_hardware(preset)
+    words = hardware.accumulator.memory_bytes * width // hardware.accumulator.width_bits
+    overrides = [f"array.dataflow={dataflow}", f"accumulator.width_bits={width}", f"accumulator.memory_bytes={words}"]
+    source = find_workload("lenet5_digits", quantization=load_quantization("int8"), data=None, calibration=None)
+    program = compile_graph(source.graph, load_hardware(preset, overrides), batch)
+    codes = quantize_input(source.graph, load_images(source, None, batch).images)
+    return with_input(program, codes)
+
+
+def with_input(program: Program, codes: np.ndarray) -> Program:
+    """The program with an input in its DRAM image."""
+    image = program.dram.copy()
+    image[program.input.slice()] = program.input.pack(codes, program.modes.activation)
+    return replace(program, dram=image)
 
 
 # --- shrinking --------------------------------------------------------------------------------------------------------
@@ -140,8 +172,8 @@ def shrink(program: Program, fails: Callable[[Program], bool], *, budget: int = 
                     try:
                         several[index] = replace(several[index], **{field: smaller})
                         several[index].validate()
-                        candidate = with_tokens(best, several) if retokened else replace(
-                            best, instructions=tuple(several)
+                        candidate = (
+                            with_tokens(best, several) if retokened else replace(best, instructions=tuple(several))
                         )
                     except (InputError, ValueError):
                         continue
@@ -152,7 +184,9 @@ def shrink(program: Program, fails: Callable[[Program], bool], *, budget: int = 
 
 
 def _smaller(value: int) -> list[int]:
-    return [n for n in dict.fromkeys((0, 1, int(value / 2), value - 1 if value > 0 else value + 1)) if abs(n) < abs(value)]
+    return [
+        n for n in dict.fromkeys((0, 1, int(value / 2), value - 1 if value > 0 else value + 1)) if abs(n) < abs(value)
+    ]
 
 
 def describe(program: Program, difference: Difference) -> str:
@@ -244,6 +278,17 @@ def main() -> int:
             line = f"build {number:2} {shape:42} {o.programs:4} programs {o.instructions:6} instructions"
             sys.stdout.write(f"{line} {o.cycles:8} cycles {o.seconds:5.0f} s {verdict}\n")
             sys.stdout.flush()
+    wrong = 0
+    for flow, width, batch in LENET:
+        begun = time.monotonic()
+        built = build(Parameters.of(load_hardware("rtl_16x16")), "verilator")
+        result = cosimulate(lenet("rtl_16x16", flow, width, batch), built=built)
+        wrong += result.difference is not None
+        sys.stdout.write(
+            f"lenet5_digits on 16x16 {flow} {width} bits, batch {batch}: {result.rtl.cycles} cycles, "
+            f"{time.monotonic() - begun:.0f} s, {'equal' if result.difference is None else result.difference}\n"
+        )
+        sys.stdout.flush()
     failures = [o for o in outcomes if o.failure is not None]
     total, cycles = sum(o.programs for o in outcomes), sum(o.cycles for o in outcomes)
     instructions = sum(o.instructions for o in outcomes)
@@ -251,7 +296,7 @@ def main() -> int:
         f"{len(outcomes)} builds, {total:,} programs, {instructions:,} instructions, {cycles:,} cycles, "
         f"{len(failures)} mismatches\n"
     )
-    return 1 if failures else 0
+    return 1 if failures or wrong else 0
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from accelsim.isa import (
     Program,
     Store,
     TensorRegion,
+    Unit,
     check_program,
 )
 from accelsim.numerics import IntFormat, Rounding, Scheme
@@ -249,7 +250,10 @@ class Maker:
                 made.append(instruction)
         # What it all left behind becomes visible: results, and with them sums.
         made.append(Store(dram_address=0, buffer_address=0, row_bytes=ACTIVATIONS, label=LABELS - 1))
-        instructions = self.more_tokens(synchronise(made))
+        return self.assembled(self.more_tokens(synchronise(made)), dram)
+
+    def assembled(self, instructions: tuple[Instruction, ...], dram: bytes) -> Program:
+        """Instructions and an image as a program of this machine."""
         region = TensorRegion(node="x", address=0, batch=1, shape=(1, 1, 1), scale=1.0, zero_point=0)
         return Program(
             name="by hand",
@@ -284,3 +288,115 @@ class Maker:
             if self.legal(changed):
                 instructions = tuple(changed)
         return instructions
+
+
+class Pools(Maker):
+    """As `Maker`, but POSTs reduce windows that lie mostly in the image, with padded corners."""
+
+    def post(self) -> Post:
+        several = self.pick(2, 2, 1)
+        return replace(
+            super().post(),
+            source=1,
+            reduce=several,
+            residual_on=0,
+            broadcast=0,
+            lanes=self.any(1, self.columns + 1),
+            src_base=self.any(0, 40),
+            src_x_step=self.any(0, 5),
+            src_y_step=self.any(0, 25),
+            src_image_step=self.any(0, 60),
+            r_count=self.any(1, 5),
+            s_count=self.any(1, 5),
+            r_step=self.any(0, 25),
+            s_step=self.any(0, 4),
+            in_row_bytes=self.any(8, 30),
+            in_height=self.any(2, 8),
+            x_first=self.any(-5, 3),
+            y_first=self.any(-2, 2),
+            param=self.any(0, RECORDS - self.columns),
+            dst_base=self.any(200, 300),
+        )
+
+
+class Chains(Maker):
+    """Units that hand a token to each other for every few bytes: gives and takes meet in one cycle, queues are full."""
+
+    def program(self) -> Program:
+        """`ahead` transfers or sums may be under way between two units; tokens go both ways."""
+        count, ahead = self.any(4, 24), self.any(1, 4)
+        latency = self.hardware.dram.model_copy(update={"latency_cycles": self.any(0, 3)})
+        self.hardware = self.hardware.model_copy(update={"dram": latency})
+        made: list[Instruction] = [
+            Load(memory=2, dram_address=RECORDS_AT, buffer_address=0, row_bytes=16 * RECORDS),
+            Load(memory=0, dram_address=0, buffer_address=0, row_bytes=100),
+            Load(
+                memory=1,
+                dram_address=ACTIVATIONS,
+                buffer_address=0,
+                row_bytes=WEIGHTS,
+                signal=1 << Unit.COMPUTE | 1 << Unit.POST,
+            ),
+        ]
+        words, lanes = self.any(1, 4), self.any(1, self.columns + 1)
+        run, stationary = self.any(1, 5), self.any(0, 2)
+        for number in range(count):
+            comes, goes = number >= ahead, number < count - ahead
+            size = self.any(1, 9)
+            here = {"buffer_address": 280 + 9 * (number % ahead), "row_bytes": size}
+            first = number == 0
+            made.append(
+                Load(
+                    memory=0,
+                    dram_address=self.any(0, 700),
+                    wait=comes << Unit.STORE,
+                    signal=1 << Unit.STORE,
+                    **here,
+                )
+            )
+            made.append(
+                Store(dram_address=720 + 9 * (number % 5), wait=1 << Unit.LOAD, signal=goes << Unit.LOAD, **here)
+            )
+            made.append(
+                replace(
+                    self.compute(),
+                    diagonal=0,
+                    output_stationary=stationary,
+                    start=0,
+                    act_base=self.any(0, 20),
+                    weight_base=0,
+                    acc_base=words * (number % ahead),
+                    lanes=lanes,
+                    run_bytes=run,
+                    x_count=words,
+                    y_count=1,
+                    images=1,
+                    r_count=1,
+                    s_count=1,
+                    in_row_bytes=40,
+                    x_first=0,
+                    x_step=self.any(0, 4),
+                    wait=comes << Unit.POST | first << Unit.LOAD,
+                    signal=1 << Unit.POST,
+                )
+            )
+            made.append(
+                Post(
+                    source=0,
+                    lanes=lanes,
+                    src_base=words * (number % ahead),
+                    src_x_step=1,
+                    x_count=words,
+                    dst_base=100 + number * words * lanes % 160,
+                    dst_x_step=lanes,
+                    param=self.any(0, RECORDS - lanes),
+                    qmin=self.modes.activation.minimum,
+                    qmax=self.modes.activation.maximum,
+                    act_unsigned=int(not self.signed),
+                    wait=1 << Unit.COMPUTE | first << Unit.LOAD,
+                    signal=goes << Unit.COMPUTE | (number == count - 1) << Unit.STORE,
+                )
+            )
+        last = Store(dram_address=0, buffer_address=100, row_bytes=180, wait=1 << Unit.POST)
+        assert self.legal([*made, last])
+        return self.assembled((*made, last), self.dram())

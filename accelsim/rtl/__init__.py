@@ -1,6 +1,16 @@
 """Synthesizable SystemVerilog of the machine, and its simulation driver (docs/rtl.md)."""
 
-from accelsim.rtl.build import Build, Simulator, available, build, cache_folder, missing, sources, write_sources
+from accelsim.rtl.build import (
+    Build,
+    Simulator,
+    available,
+    build,
+    cache_folder,
+    missing,
+    require,
+    sources,
+    write_sources,
+)
 from accelsim.rtl.cosimulation import Cosimulation, Difference, compare, cosimulate
 from accelsim.rtl.parameters import Parameters
 from accelsim.rtl.simulation import COUNTERS, RtlRun, run_rtl
@@ -21,6 +31,7 @@ __all__ = [
     "compare",
     "cosimulate",
     "missing",
+    "require",
     "run_rtl",
     "sources",
     "write_sources",

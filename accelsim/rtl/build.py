@@ -7,12 +7,14 @@ is called. So nothing is ever rebuilt for nothing, and nothing stale is ever run
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -74,6 +76,15 @@ def missing(simulator: Simulator) -> str | None:
     return None
 
 
+def require(simulator: Simulator) -> None:
+    """Raise `InputError` where `missing` says something: before long work, rather than after it."""
+    lacking = missing(simulator)
+    if lacking:
+        others = [other for other in available() if other != simulator]
+        hint = f", or use --simulator {others[0]}" if others else ""
+        raise InputError(f"--simulator {simulator}: {lacking}{hint}")
+
+
 def available() -> list[Simulator]:
     """The simulators that can run here, the faster first."""
     return [simulator for simulator in get_args(Simulator) if missing(simulator) is None]
@@ -88,9 +99,7 @@ def build(parameters: Parameters, simulator: Simulator, *, folder: Path = _HERE,
     Raises:
         InputError: the simulator or its compiler is not installed, or refuses the sources.
     """
-    lacking = missing(simulator)
-    if lacking:
-        raise InputError(f"--simulator {simulator}: {lacking}")
+    require(simulator)
     package, files = parameters.package(), sources(folder)
     bench = [_BENCH / name for name in ("dram_model.sv", "bench.sv", "clock.sv", "main.cpp")]
     digest = hashlib.sha256(f"{_identity(simulator)}\n{package}".encode())
@@ -99,10 +108,31 @@ def build(parameters: Parameters, simulator: Simulator, *, folder: Path = _HERE,
     target = (cache or cache_folder()) / f"{simulator}-{digest.hexdigest()[:32]}"
     product = target / ("simulation" if simulator == "verilator" else "simulation.vvp")
     if not product.exists():
-        _make(simulator, package, files, target)
+        with _alone(target):
+            if not product.exists():
+                _make(simulator, package, files, target)
     if simulator == "verilator":
         return Build(simulator, (str(product),))
     return Build(simulator, (_tool("vvp"), "-n", str(product)))
+
+
+def lint(parameters: Parameters) -> list[str]:
+    """What Verilator's full lint says of the accelerator.
+
+    Left out are widths, unused bits and comparisons that some parameters make constant: a parameterised design has
+    these by its nature.
+    """
+    require("verilator")
+    root = _verilator_root()
+    assert root is not None
+    quiet = [f"-Wno-{name}" for name in ("UNUSEDSIGNAL", "UNUSEDPARAM", "WIDTHEXPAND", "WIDTHTRUNC", "UNSIGNED")]
+    with tempfile.TemporaryDirectory(prefix="accelsim-lint-") as name:
+        config = Path(name) / "accelsim_config.sv"
+        config.write_text(parameters.package())
+        command = [_verilator(root), "--lint-only", "-Wall", *quiet, "--top-module", "accelerator", str(config)]
+        command += map(str, sources())
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "VERILATOR_ROOT": str(root)})
+    return done.stderr.strip().splitlines()
 
 
 def cache_folder() -> Path:
@@ -111,15 +141,24 @@ def cache_folder() -> Path:
     return Path(base) / "accelsim" / "rtl"
 
 
-def _make(simulator: Simulator, package: str, files: list[Path], target: Path) -> None:
-    """Build beside the target and rename: a build that was interrupted is never run, and the first of two wins."""
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process at a time make a build; the others wait for it rather than make it too."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="build-", dir=target.parent))
+        lock = (target.parent / f"{target.name}.lock").open("w")
     except OSError as error:
         raise InputError(
             f"{target.parent}: cannot keep builds of the RTL there: {error.strerror}; set XDG_CACHE_HOME"
         ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(simulator: Simulator, package: str, files: list[Path], target: Path) -> None:
+    """Build beside the target and rename: a build that was interrupted is never run."""
+    work = Path(tempfile.mkdtemp(prefix="build-", dir=target.parent))
     try:
         config = work / "accelsim_config.sv"
         config.write_text(package)
@@ -129,27 +168,49 @@ def _make(simulator: Simulator, package: str, files: list[Path], target: Path) -
             _run(["iverilog", "-g2012", "-s", "clock", "-o", str(work / "simulation.vvp"), *inputs, clock])
         else:
             _verilate(inputs, work)
-        with contextlib.suppress(OSError):  # another process was faster: its build is the same
-            work.rename(target)
+        work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _verilate(inputs: list[str], work: Path) -> None:
-    """Verilator's makefile fragment is not used: the compiler is called here, one file after the other."""
+    """Verilator's makefile fragment is not used: what it writes is compiled here, as one file.
+
+    Its runtime library, a third of the work, is compiled once and kept too.
+    """
     root, compiler = _verilator_root(), _compiler()
-    assert root is not None and compiler is not None
-    objects = work / "objects"
+    assert root is not None
+    assert compiler is not None
+    generated = work / "generated"
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
-    _run([_verilator(root), *_VERILATOR_OPTIONS, "--Mdir", str(objects), *inputs], environment)
-    include = [f"-I{objects}", f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
-    cpp = [*sorted(objects.glob("*.cpp")), _BENCH / "main.cpp", *(root / "include" / name for name in _RUNTIME)]
-    made = []
-    for number, source in enumerate(cpp):
-        made.append(str(objects / f"{number}.o"))
-        _run([compiler, *_COMPILER_OPTIONS, *include, "-c", str(source), "-o", made[-1]])
-    _run([compiler, *made, "-o", str(work / "simulation"), "-pthread"])
-    shutil.rmtree(objects)
+    _run([_verilator(root), *_VERILATOR_OPTIONS, "--Mdir", str(generated), *inputs], environment)
+    include = (f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}")
+    whole = generated / "whole.cpp"
+    parts = [*sorted(path for path in generated.glob("*.cpp")), _BENCH / "main.cpp"]
+    whole.write_text("".join(f'#include "{path}"\n' for path in parts))
+    made = str(work / "whole.o")
+    _run([compiler, *_COMPILER_OPTIONS, f"-I{generated}", *include, "-c", str(whole), "-o", made])
+    runtime = _runtime(root, compiler, include, work.parent)
+    _run([compiler, made, *map(str, runtime), "-o", str(work / "simulation"), "-pthread"])
+    shutil.rmtree(generated)
+    Path(made).unlink()
+
+
+def _runtime(root: Path, compiler: str, include: tuple[str, ...], cache: Path) -> list[Path]:
+    """Objects of Verilator's runtime library."""
+    digest = hashlib.sha256(_identity("verilator").encode()).hexdigest()[:32]
+    target = cache / f"runtime-{digest}"
+    with _alone(target):
+        if not target.exists():
+            work = Path(tempfile.mkdtemp(prefix="build-", dir=cache))
+            try:
+                for name in _RUNTIME:
+                    source, made = root / "include" / name, work / f"{name}.o"
+                    _run([compiler, *_COMPILER_OPTIONS, *include, "-c", str(source), "-o", str(made)])
+                work.rename(target)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return [target / f"{name}.o" for name in _RUNTIME]
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
@@ -157,7 +218,9 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
         first = next((line for line in lines if "rror" in line), lines[0])
-        raise InputError(f"{Path(command[0]).name}: cannot build the RTL: {first}; use a version that docs/rtl.md names")
+        raise InputError(
+            f"{Path(command[0]).name}: cannot build the RTL: {first}; use a version that docs/rtl.md names"
+        )
 
 
 def _identity(simulator: Simulator) -> str:
@@ -165,7 +228,8 @@ def _identity(simulator: Simulator) -> str:
     if simulator == "icarus":
         return f"icarus {_file_digest(Path(_tool('iverilog')))}"
     root, compiler = _verilator_root(), _compiler()
-    assert root is not None and compiler is not None
+    assert root is not None
+    assert compiler is not None
     parts = (_file_digest(Path(_verilator(root))), compiler, *_VERILATOR_OPTIONS, *_COMPILER_OPTIONS)
     return f"verilator {' '.join(parts)}"
 

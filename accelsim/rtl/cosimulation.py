@@ -1,4 +1,4 @@
-"""The same program on the SimPy machine and on the RTL: bits, cycles, stalls and operation counts, or where they part."""
+"""A program on the SimPy machine and on the RTL: bits, cycles, stalls and operation counts, or where they part."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def cosimulate(
     return Cosimulation(model, rtl, compare(program, machine, model, rtl, cycles=not jitter), len(program.instructions))
 
 
-def compare(program: Program, machine: Accelerator, model: Run, rtl: RtlRun, *, cycles: bool = True) -> Difference | None:
+def compare(
+    program: Program, machine: Accelerator, model: Run, rtl: RtlRun, *, cycles: bool = True
+) -> Difference | None:
     """The first difference between two runs of one program.
 
     Args:
@@ -119,7 +121,8 @@ def _stalls(issued: Issued) -> str:
 
 def _first_byte(program: Program, model: Run, rtl: RtlRun) -> Difference | None:
     """The first differing byte of the final image, and the STORE that wrote it last."""
-    assert model.dram is not None and rtl.dram is not None
+    assert model.dram is not None
+    assert rtl.dram is not None
     different = np.flatnonzero(model.dram != rtl.dram)
     if not different.size and rtl.unknown is None:
         return None

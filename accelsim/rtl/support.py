@@ -20,5 +20,6 @@ def check_supported(program: Program) -> None:
     if how.scheme not in SCHEMES:
         known = ", ".join(scheme.value for scheme in SCHEMES)
         raise InputError(
-            f"program {program.name}: requantization.scheme = {how.scheme.value!r} is not in the RTL; use one of {known}"
+            f"program {program.name}: requantization.scheme = {how.scheme.value!r} is not in the RTL; use one of "
+            f"{known}"
         )

@@ -448,9 +448,10 @@ def _program_to_cosimulate(arguments: argparse.Namespace) -> Program:
 
     folder = Path(arguments.workload)
     if (folder / "program.bin").exists():
-        for option, given in (("--set", arguments.set), ("--input", arguments.input)):
-            if given:
-                raise InputError(f"{option}: {folder} is compiled already, input included; give its workload instead")
+        for option in ("hardware", "set", "quantization", "quantization_set", "data", "calibration", "batch", "input"):
+            if getattr(arguments, option) != arguments.parser.get_default(option):
+                name = f"--{option.replace('_', '-')}"
+                raise InputError(f"{name}: {folder} is compiled already, input included; give its workload instead")
         return load_program(folder)
     hardware = _hardware(arguments)
     source = _source(arguments, arguments.workload)

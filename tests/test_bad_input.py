@@ -126,7 +126,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Words ----------------------------------------------------------------------------------------------------------
 
-COMMANDS = "commands: run, compile, quantize, evaluate, compare, simulate, disasm, list"
+COMMANDS = "commands: run, compile, quantize, evaluate, compare, simulate, cosim, disasm, list"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_version(capsys):
         (
             ["rnu"],
             "'rnu' is not a command; did you mean 'run'?; "
-            "commands: run, compile, quantize, evaluate, compare, simulate, disasm, list",
+            "commands: run, compile, quantize, evaluate, compare, simulate, cosim, disasm, list",
         ),
         (["run", "lenet5_digits", "--batch", "0"], "--batch 0: must be at least 1"),
         (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),
@@ -69,7 +69,7 @@ def test_version(capsys):
         (
             ["run", "lenet5_digits", "--hardware", "edge"],
             "hardware 'edge' is neither a preset nor a file; did you mean 'edge_8x8'?; "
-            "presets: default_16x16, edge_8x8, tpu_like_32x32",
+            "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, tpu_like_32x32",
         ),
         (
             ["run", "lenet5_digits", "--set", "array.dataflow=is"],

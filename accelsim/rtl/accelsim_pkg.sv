@@ -1,4 +1,5 @@
-// Codes that instructions and mode registers carry (docs/microarchitecture.md, section 5; docs/formats.md, section 1.1).
+// Codes that instructions and mode registers carry (docs/microarchitecture.md, section 5; docs/formats.md,
+// section 1.1).
 package accelsim_pkg;
     // Units: bit u of a wait or signal mask names unit u (section 3).
     localparam int LOAD = 0;

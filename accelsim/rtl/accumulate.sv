@@ -1,6 +1,6 @@
-// Below the array (docs/microarchitecture.md, section 4.2, "Drain" and "First tile", and 4.3, "Drain"): a word arrives in
-// cycle a, its accumulator word is read, and the sum is written in a + 1. A read of the word that is being written takes
-// the written lanes (section 2). Output-stationary sums are complete and are written as they are.
+// Below the array (docs/microarchitecture.md, section 4.2, "Drain" and "First tile", and 4.3, "Drain"): a word
+// arrives in cycle a, its accumulator word is read, and the sum is written in a + 1. A read of the word that is being
+// written takes the written lanes (section 2). Output-stationary sums are complete and are written as they are.
 //
 // The sequencer pushes what there is to know of a tile when it begins to stream; words arrive tile by tile, in order.
 module accumulate #(

@@ -108,6 +108,7 @@ module compute_unit
     // In R cycles the array will be empty: in row 0, at most the last wave is still at the last PE.
     wire row_clear;
     wire continues;  // a wave starts in this cycle that is not a new instruction's first
+    wire wave_goes, wave_ends;  // os: the tile's wave is not over yet; is over with this cycle
     if (WAVES > 2) begin : several
         assign array_empty = wave_present[WAVES-2:1] == '0;
     end else begin : single
@@ -148,8 +149,7 @@ module compute_unit
 
     wire ready = (load_may_begin && load_first) || direct_may_begin;
     token_gate gate (
-        .ready,
-        .wait_mask(instruction[COMPUTE_WAIT +: 4]), .available, .issue, .taken, .stalled
+        .ready, .wait_mask(instruction[COMPUTE_WAIT +: 4]), .available, .issue, .taken, .stalled
     );
 
     assign direct = direct_may_begin && issue;
@@ -247,8 +247,8 @@ module compute_unit
     // The wave. os: after a piece of fewer than R bytes PEs idle; a tile of one piece lasts at least R cycles.
     wire one_piece = tap_first && tap_last;
     wire [8:0] wave_end = one_piece ? ROWS : length;
-    wire wave_goes = !os || !tap_last || slot_byte < wave_end;
-    wire wave_ends = os && tap_last && slot_byte == wave_end - 9'd1;
+    assign wave_goes = !os || !tap_last || slot_byte < wave_end;
+    assign wave_ends = os && tap_last && slot_byte == wave_end - 9'd1;
     assign present = streaming && wave_goes;
     assign live = streaming && (!os || slot_byte < length);
     assign first = switching;
@@ -265,8 +265,8 @@ module compute_unit
     wire signed [41:0] position = x_first + word_position + tap_position;
     wire signed [25:0] line = y_first + word_line + tap_line;
     lane_mask #(.LANES(ROWS)) mask (
-        .position, .line, .in_row_bytes(current[COMPUTE_IN_ROW_BYTES +: 24]), .in_height(current[COMPUTE_IN_HEIGHT +: 16]),
-        .inside_lanes
+        .position, .line, .in_row_bytes(current[COMPUTE_IN_ROW_BYTES +: 24]),
+        .in_height(current[COMPUTE_IN_HEIGHT +: 16]), .inside_lanes
     );
     operand_edge #(.LANES(ROWS)) edge_ (
         .bytes(activation_data), .inside_lanes, .length, .is_unsigned(act_unsigned), .subtract,

@@ -1,4 +1,5 @@
-// Which lanes of a word are inside the image (docs/microarchitecture.md, section 5.2, "Lanes"): positions, not addresses.
+// Which lanes of a word are inside the image (docs/microarchitecture.md, section 5.2, "Lanes"): by position, not by
+// address.
 module lane_mask #(
     parameter int LANES = 4
 ) (

@@ -114,8 +114,8 @@ module post_unit
     wire signed [41:0] position = x_first + word_position + tap_position;
     wire signed [25:0] line = y_first + word_line + tap_line;
     lane_mask #(.LANES(COLUMNS)) mask (
-        .position, .line, .in_row_bytes(instruction[POST_IN_ROW_BYTES +: 24]), .in_height(instruction[POST_IN_HEIGHT +: 16]),
-        .inside_lanes
+        .position, .line, .in_row_bytes(instruction[POST_IN_ROW_BYTES +: 24]),
+        .in_height(instruction[POST_IN_HEIGHT +: 16]), .inside_lanes
     );
     assign accumulator_address = source_address;
     assign activation_address = residual_read ? residual_address : source_address;

@@ -1,5 +1,5 @@
-// One packed weight row into C lanes (docs/microarchitecture.md, section 2, "Packed weights"): lane 0 first, `bits` bits
-// each, the first in the least significant bits; less the weights' zero point where it is subtracted.
+// One packed weight row into C lanes (docs/microarchitecture.md, section 2, "Packed weights"): lane 0 first, `bits`
+// bits each, the first in the least significant bits; less the weights' zero point where it is subtracted.
 module weight_unpack #(
     parameter int COLUMNS = 4
 ) (

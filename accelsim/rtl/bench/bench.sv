@@ -2,7 +2,7 @@
 //
 // +program=F +dram=F     the program directory's files; +dram_bytes=N, the size of the second
 // +latency=N +jitter=N   the DRAM's latency; a seed other than 0 makes it refuse and delay beats at random
-// +out=F +trace=F        the final DRAM image, a hexadecimal byte a line; a line for every issue and done, then the counters
+// +out=F +trace=F        the final DRAM image, a hexadecimal byte a line; every issue and done, then the counters
 // +limit=N               gives up after so many cycles without an issue or done
 // Cycle 0 is the first after reset (docs/microarchitecture.md, section 4).
 module bench (

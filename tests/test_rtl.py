@@ -256,6 +256,26 @@ def test_a_missing_simulator_is_one_line(monkeypatch, capsys):
     assert "apt-get install iverilog" in capsys.readouterr().err
 
 
+def test_a_seed_or_cache_that_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
+    assert main(["cosim", "lenet5_digits", "--jitter", "-1"]) == 2
+    assert "--jitter -1: must be 0 (none) or a seed up to 2147483647" in capsys.readouterr().err
+    need("icarus")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot keep builds of the RTL there: Not a directory; set XDG_CACHE_HOME"):
+        build(Parameters.of(machine(1, 1)), "icarus")
+
+
+def test_sources_that_do_not_compile_are_one_line(tmp_path):
+    need("icarus")
+    for path in sources():
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "tokens.sv").write_text("module tokens;\n    wire a = ;\nendmodule\n")
+    with pytest.raises(InputError, match=r"iverilog: cannot build the RTL: .*tokens\.sv:\d"):
+        build(Parameters.of(machine(1, 1)), "icarus", folder=tmp_path, cache=tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
 def test_a_program_directory_is_run_as_it_is(tmp_path, capsys):
     need("icarus")
     for seed in range(100):

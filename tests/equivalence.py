@@ -1,6 +1,6 @@
 """SimPy machine and RTL: the same bits, cycles, stalls and counts, or the smallest case that differs.
 
-    python tests/equivalence.py [--programs 2016] [--builds 24] [--seed 1] [--jobs 2]
+    python tests/equivalence.py [--programs 2016] [--builds 24] [--seed 1] [--jobs 2] [--simulator icarus]
 
 Each build gets its share of programs: random legal instructions (`programs.Maker`) and compiled random graphs. Then
 LeNet-5 on 16x16. Prints a line for each, and with a difference the shrunk program; exits with 1 then.
@@ -261,6 +261,7 @@ def main() -> int:
     parser.add_argument("--builds", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator", help="icarus: no LeNet-5")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     machines = [machine(1, 1), machine(1, 5), machine(5, 1)]
@@ -268,7 +269,10 @@ def main() -> int:
     share = -(-arguments.programs // len(machines))
     outcomes = []
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        waiting = [pool.submit(check_build, m, share, arguments.seed * 1000 + n) for n, m in enumerate(machines)]
+        waiting = [
+            pool.submit(check_build, m, share, arguments.seed * 1000 + n, arguments.simulator)
+            for n, m in enumerate(machines)
+        ]
         for number, future in enumerate(waiting):
             o = future.result()
             outcomes.append(o)
@@ -279,7 +283,7 @@ def main() -> int:
             sys.stdout.write(f"{line} {o.cycles:8} cycles {o.seconds:5.0f} s {verdict}\n")
             sys.stdout.flush()
     wrong = 0
-    for flow, width, batch in LENET:
+    for flow, width, batch in LENET if arguments.simulator == "verilator" else ():
         begun = time.monotonic()
         built = build(Parameters.of(load_hardware("rtl_16x16")), "verilator")
         result = cosimulate(lenet("rtl_16x16", flow, width, batch), built=built)

@@ -16,13 +16,17 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMEXPR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test lint bench lock clean help FORCE
+.PHONY: run test cosim-full lint bench lock clean help FORCE
 
 run: $(VENV)/.ready  ## simulate LeNet-5 on the handwritten digits that come along, and show what happened
 	@$(BIN)/accelsim run lenet5_digits
 
 test: lint  ## lint, then the whole test suite (ARGS="..." goes to pytest)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+cosim-full: $(VENV)/.ready  ## machine and RTL on 2,016 programs and 24 builds, LeNet-5 on 16x16, every deliberate fault
+	$(ONE_THREAD) $(BIN)/python tests/equivalence.py --jobs $(WORKERS)
+	$(ONE_THREAD) $(BIN)/python tests/mutations.py
 
 lint: $(VENV)/.ready  ## ruff (rules, then format) and mypy
 	$(BIN)/ruff check .
@@ -51,7 +55,7 @@ clean:  ## remove .venv, build products and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile
 
 # --- set-up ------------------------------------------------------------------------------------------
 # .packages is a copy of the lock file that was installed, written last: an interrupted set-up leaves none and the

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accelsim.config import Hardware
     from accelsim.energy import EnergyTable
     from accelsim.ir import IntegerGraph
+    from accelsim.isa import Program
     from accelsim.pipeline import Outcome
     from accelsim.sources import Source
 
@@ -126,10 +127,8 @@ def _build_parser() -> _Parser:
 WORKLOAD_HELP = "a shipped name, a graph or program directory, or file.py:function"
 
 
-def _hardware_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--hardware", default="default_16x16", metavar="F", help="preset or TOML file (default: %(default)s)"
-    )
+def _hardware_arguments(parser: argparse.ArgumentParser, default: str = "default_16x16") -> None:
+    parser.add_argument("--hardware", default=default, metavar="F", help="preset or TOML file (default: %(default)s)")
     parser.add_argument(
         "--set",
         action="append",
@@ -288,6 +287,30 @@ def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
         "--input", type=Path, metavar="F.npy", help="float images of one batch (default: those compiled in)"
     )
     _report_arguments(parser)
+
+
+def _cosim_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD|DIR", help=f"{WORKLOAD_HELP}; of a program directory, as it is")
+    _hardware_arguments(parser, "rtl_8x8")
+    _source_arguments(parser)
+    _batch_argument(parser)
+    _input_argument(parser)
+    parser.add_argument(
+        "--simulator",
+        choices=("verilator", "icarus"),
+        default="verilator",
+        help="what runs the RTL (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jitter",
+        type=int,
+        default=0,
+        metavar="SEED",
+        help="let the RTL's DRAM refuse and delay beats at random: bits must stay, cycles are not compared",
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="also write the SystemVerilog with this machine's parameters"
+    )
 
 
 def _disasm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -495,6 +518,60 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return _finish(arguments, outcome, graph, energy)
 
 
+def _cosim(arguments: argparse.Namespace) -> int:
+    from accelsim.rtl import COUNTERS, Parameters, build, check_supported, cosimulate, require, write_sources
+
+    _positive("--batch", arguments.batch)
+    _check_destinations(arguments)
+    if arguments.jitter < 0 or arguments.jitter >= 1 << 31:
+        raise InputError(f"--jitter {arguments.jitter}: must be 0 (none) or a seed up to {(1 << 31) - 1}")
+    require(arguments.simulator)
+    program = _program_to_cosimulate(arguments)
+    check_supported(program)
+    parameters = Parameters.of(program.hardware)
+    if arguments.export is not None:
+        write_sources(parameters, arguments.export)
+    built = build(parameters, arguments.simulator)
+    result = cosimulate(program, arguments.simulator, built=built, jitter=arguments.jitter)
+    print(f"{program.name} on {program.hardware.name}, batch {program.batch}: machine and RTL in {arguments.simulator}")
+    if result.difference is not None:
+        print(f"DIFFERENT: {result.difference}")
+        return 1
+    assert result.model.cycles is not None
+    assert result.rtl.cycles is not None
+    if arguments.jitter:
+        print(f"cycles    {result.model.cycles:,} without, {result.rtl.cycles:,} with a DRAM that delays at random")
+    else:
+        print(f"cycles    {result.rtl.cycles:,}; issue, done and stalls of {result.instructions} instructions equal")
+    print(f"DRAM      {program.dram.size:,} bytes equal")
+    print(f"counters  {len(COUNTERS)} equal; {result.rtl.counts['mul']:,} products")
+    return 0
+
+
+def _program_to_cosimulate(arguments: argparse.Namespace) -> Program:
+    """A program directory's own, input included, or the workload compiled for the chosen hardware."""
+    from dataclasses import replace
+
+    from accelsim.compiler import compile_graph
+    from accelsim.ir import quantize_input
+    from accelsim.isa import load_program
+
+    folder = Path(arguments.workload)
+    if (folder / "program.bin").exists():
+        for option in ("hardware", "set", "quantization", "quantization_set", "data", "calibration", "batch", "input"):
+            if getattr(arguments, option) != arguments.parser.get_default(option):
+                name = f"--{option.replace('_', '-')}"
+                raise InputError(f"{name}: {folder} is compiled already, input included; give its workload instead")
+        return load_program(folder)
+    hardware = _hardware(arguments)
+    source = _source(arguments, arguments.workload)
+    program = compile_graph(source.graph, hardware, arguments.batch)
+    images, _ = _images(arguments, source, arguments.batch, exactly=True)
+    dram = program.dram.copy()
+    dram[program.input.slice()] = program.input.pack(quantize_input(source.graph, images), program.modes.activation)
+    return replace(program, dram=dram)
+
+
 def _disasm(arguments: argparse.Namespace) -> int:
     from accelsim.isa import load_program, to_text
 
@@ -586,7 +663,7 @@ def _check_destinations(arguments: argparse.Namespace) -> None:
     """Refuse what could not be written in the end before hours of work, not after them."""
     from accelsim.files import check_file, check_folder
 
-    for option in ("output", "figures", "dump_tensors"):
+    for option in ("output", "figures", "dump_tensors", "export"):
         if getattr(arguments, option, None) is not None:
             check_folder(getattr(arguments, option))
     if getattr(arguments, "json", None) is not None:
@@ -839,6 +916,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
+    "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),
     "vectors": (_vectors_export, "golden vectors for other designs: export, check, coverage, wave", _vectors_arguments),
     "list": (_list, "workloads and presets there are", lambda _: None),

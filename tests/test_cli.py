@@ -68,7 +68,7 @@ def test_version(capsys):
         (
             ["run", "lenet5_digits", "--hardware", "edge"],
             "hardware 'edge' is neither a preset nor a file; did you mean 'edge_8x8'?; "
-            "presets: default_16x16, edge_8x8, tpu_like_32x32",
+            "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, tpu_like_32x32",
         ),
         (
             ["run", "lenet5_digits", "--set", "array.dataflow=is"],

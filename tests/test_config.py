@@ -42,7 +42,9 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_every_preset_loads_and_is_named_after_its_file():
-    assert preset_names("hardware") == ["default_16x16", "edge_8x8", "tpu_like_32x32"]
+    assert preset_names("hardware") == [
+        *("default_16x16", "edge_8x8", "rtl_16x16", "rtl_4x4", "rtl_8x8", "tpu_like_32x32")
+    ]
     for name in preset_names("hardware"):
         assert load_hardware(name).name == name
     for name in preset_names("quantization"):
@@ -244,7 +246,7 @@ def test_text_that_is_not_toml_is_refused_in_one_line(file, tmp_path):
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_and_all():
-    presets = "presets: default_16x16, edge_8x8, tpu_like_32x32"
+    presets = "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, tpu_like_32x32"
     assert refusal(load_hardware, "edge_8x9") == (
         f"hardware 'edge_8x9' is neither a preset nor a file; did you mean 'edge_8x8'?; {presets}"
     )

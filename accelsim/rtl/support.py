@@ -1,0 +1,25 @@
+"""What the RTL does not implement, by name: it is refused, never approximated."""
+
+from __future__ import annotations
+
+from accelsim.errors import InputError
+from accelsim.isa import Program
+from accelsim.numerics import Scheme
+
+SCHEMES = (Scheme.FIXED_POINT, Scheme.POWER_OF_TWO)
+
+
+def check_supported(program: Program) -> None:
+    """Raise `InputError` for a program or machine that the RTL is not: nothing else is left out of it."""
+    hardware, how = program.hardware, program.modes.requantization
+    if hardware.accumulator.saturate_at != "every_add":
+        raise InputError(
+            f"program {program.name}: accumulator.saturate_at = 'end' needs exact sums, which no memory of the RTL "
+            "holds; use 'every_add'"
+        )
+    if how.scheme not in SCHEMES:
+        known = ", ".join(scheme.value for scheme in SCHEMES)
+        raise InputError(
+            f"program {program.name}: requantization.scheme = {how.scheme.value!r} is not in the RTL; use one of "
+            f"{known}"
+        )

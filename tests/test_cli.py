@@ -41,7 +41,7 @@ def refused(capsys, *arguments: str) -> str:
 def test_bare_command_shows_every_command_and_examples(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
-    assert all(re.search(rf"^    {name} ", text, re.MULTILINE) for name in COMMANDS)
+    assert all(re.search(rf"^    {name}\b", text, re.MULTILINE) for name in COMMANDS)
     assert "examples:" in text
 
 

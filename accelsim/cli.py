@@ -415,7 +415,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _accumulator(arguments: argparse.Namespace) -> int:
-    from accelsim.energy import load_energy
+    from accelsim.energy import load_area, load_energy
     from accelsim.explore import Question, Study, parse_widths
     from accelsim.files import is_standard_output, write_json, write_whole
     from accelsim.ir import quantize_input
@@ -441,6 +441,7 @@ def _accumulator(arguments: argparse.Namespace) -> int:
         labels=labels,
         hardware=hardware,
         table=table,
+        area=load_area(),
         widths=widths,
         per_layer=arguments.per_layer,
         tolerance=arguments.tolerance,

@@ -65,7 +65,7 @@ def test_the_figure_draws_what_the_study_holds(folder):
 
     study = json.loads((folder / "study.json").read_text())
     figure = study_figure(study)
-    accuracy, bounds, energy, cycles = figure.axes
+    accuracy, bounds, energy, cycles, area = figure.axes
     (together,) = [line for line in accuracy.lines if line.get_label() == "all layers"]
     assert list(together.get_xdata()) == [12, 16, 20]
     assert list(together.get_ydata()) == [100 * row["accuracy"] for row in study["widths"]]
@@ -77,6 +77,7 @@ def test_the_figure_draws_what_the_study_holds(folder):
         line.get_label() for line in energy.lines
     }
     assert list(cycles.lines[0].get_ydata()) == [row["cycles"] for row in study["widths"]]
+    assert list(area.lines[0].get_ydata()) == [row["area_transistors"] / 1000 for row in study["widths"]]
     assert "zero points folded" in figure.get_suptitle()
     for kind in ("png", "svg"):
         assert (folder / f"study.{kind}").stat().st_size > 10_000

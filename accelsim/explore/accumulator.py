@@ -7,6 +7,7 @@ states what each figure is and how the smallest widths are searched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.accounting import Cost, cost
+from accelsim.accounting import cost
 from accelsim.config import Hardware
-from accelsim.energy import EnergyTable, by_place
+from accelsim.energy import AreaTable, EnergyTable, by_place
 from accelsim.energy.evaluation import as_number
 from accelsim.engine import (
     Scenario,
@@ -59,6 +60,7 @@ class Question:
         labels: int64 (N,), or None: then a prediction is right where it is that of exact sums.
         hardware: everything but the accumulator's width.
         table: energy of each operation.
+        area: what PEs and PPU lanes take at each width, a proxy.
         widths: bits, ascending, each 8..64.
         per_layer: whether to search widths for each layer.
         tolerance: accuracy that may be lost, percentage points.
@@ -70,6 +72,7 @@ class Question:
     labels: npt.NDArray[np.int64] | None
     hardware: Hardware
     table: EnergyTable
+    area: AreaTable
     widths: Widths
     per_layer: bool = False
     tolerance: float = 0.0
@@ -142,6 +145,7 @@ class Study:
             "energy_table": question.table.name,
             "energy_unit": question.table.unit,
             "energy_title": question.table.title,
+            "area_title": f"area table {question.area.name}: {question.area.tool}, generic cells",
             "zero_points": question.graph.zero_points,
             "bias_at": question.graph.bias_at,
             "tolerance": question.tolerance,
@@ -226,9 +230,10 @@ class Study:
                 assert found is not None
                 witnesses[name] = replace(found, image=found.image + images.start)
         priced = self._cost(dict.fromkeys(self.layers), width)
-        cycles = None if isinstance(priced, str) else overflow_cycle(self.graph, self._hardware(width))
+        runs = priced["infeasible"] is None
+        cycles = overflow_cycle(self.graph, self._hardware(width)) if runs else None
         return {
-            "cost": _cost(priced),
+            "cost": priced,
             "layers": layers,
             "first_overflow": {
                 name: None
@@ -330,14 +335,14 @@ class Study:
             "widths": chosen,
             **again,
             "combinations": len(tried),
-            "cost": _cost(self._cost(dict(chosen), max(widths))),
+            "cost": self._cost(dict(chosen), max(widths)),
             "uniform": self._costed(smallest["uniform"]["width_bits"]),
             "own": self._costed(self.question.hardware.accumulator.width_bits),
         }
 
     def _costed(self, width: int) -> dict[str, Any]:
         """One width in all layers, with its cost."""
-        return {"width_bits": width, "cost": _cost(self._cost(dict.fromkeys(self.layers), width))}
+        return {"width_bits": width, "cost": self._cost(dict.fromkeys(self.layers), width)}
 
     def _verified(self, widths: dict[str, int]) -> dict[str, Any]:
         """The same judgement by one direct evaluation, which shares nothing with the search."""
@@ -420,13 +425,26 @@ class Study:
             progress=lambda done: self.progress(what, done, len(self.question.codes)),
         )
 
-    def _cost(self, widths: Mapping[str, int | None], memory_bits: int) -> Cost | str:
-        """Cycles and energy of one image on a machine of `memory_bits`, or why it does not run there."""
+    def _cost(self, widths: Mapping[str, int | None], memory_bits: int) -> dict[str, Any]:
+        """Cycles, energy and area of one image on a machine of `memory_bits`, for JSON.
+
+        Null with the reason where it does not run there, and the area where the table has no such width.
+        """
+        found: dict[str, Any] = {"cycles": None, "energy": None, "energy_by_place": None, "area_transistors": None}
         try:
-            graph = with_accumulator_widths(self.graph, dict(widths))
-            return cost(graph, self._hardware(memory_bits), self.question.table)
+            hardware = self._hardware(memory_bits)
+            priced = cost(with_accumulator_widths(self.graph, dict(widths)), hardware, self.question.table)
         except InputError as error:
-            return str(error)
+            return {**found, "infeasible": str(error)}
+        found |= {
+            "cycles": priced.cycles,
+            "energy": as_number(priced.energy.energy),
+            "energy_by_place": {place: as_number(value) for place, value in by_place(priced.energy.by_op).items()},
+            "infeasible": None,
+        }
+        with suppress(InputError):
+            found["area_transistors"] = self.question.area.machine_transistors(hardware)
+        return found
 
 
 def search(
@@ -512,18 +530,6 @@ def _channels(telemetry: Telemetry) -> Iterable[Telemetry]:
         )
 
 
-def _cost(found: Cost | str) -> dict[str, Any]:
-    """Cycles and energy for JSON; null with the reason where a width does not run on the machine."""
-    if isinstance(found, str):
-        return {"cycles": None, "energy": None, "energy_by_place": None, "infeasible": found}
-    return {
-        "cycles": found.cycles,
-        "energy": as_number(found.energy.energy),
-        "energy_by_place": {place: as_number(value) for place, value in by_place(found.energy.by_op).items()},
-        "infeasible": None,
-    }
-
-
 def _key(question: Question, graph: IntegerGraph) -> str:
     table = question.table
     return study_key(
@@ -534,6 +540,7 @@ def _key(question: Question, graph: IntegerGraph) -> str:
             question.hardware.model_dump_json().encode(),
             table.header.model_dump_json().encode(),
             *(entry.model_dump_json().encode() for entry in table.entries),
+            question.area.model_dump_json().encode(),
             repr(question.tolerance).encode(),
         ]
     )

@@ -45,7 +45,10 @@ def study_csv(study: Report) -> str:
     places = list(PLACE_COLOURS)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    kept = ("width_bits", "accuracy", "correct", "predictions_changed", "outputs_changed", "cycles", "energy")
+    kept = (
+        *("width_bits", "accuracy", "correct", "predictions_changed", "outputs_changed"),
+        *("cycles", "energy", "area_transistors"),
+    )
     layers = study["layers"]
     writer.writerow(
         [
@@ -81,6 +84,7 @@ def _head(study: Report) -> list[str]:
         f"exact sums: accuracy {_percent(study['exact']['accuracy'])} ({study['exact']['correct']:,} of "
         f"{study['images']:,})",
         *textwrap.wrap(study["energy_title"], 118),
+        study["area_title"],
     ]
 
 
@@ -98,16 +102,18 @@ def _widths(study: Report) -> list[str]:
                 f"{overflows:,}",
                 "-" if row["cycles"] is None else f"{row['cycles']:,}",
                 "-" if row["energy"] is None else f"{row['energy']:,.0f}",
+                "-" if row["area_transistors"] is None else f"{row['area_transistors'] / 1000:,.0f}",
                 *("-" if by_place is None else f"{by_place[place]:,.0f}" for place in PARTS),
             ]
         )
     unit = study["energy_unit"]
-    header = ["bits", "accuracy", "predictions", "outputs", "overflows", "cycles", f"energy {unit}", *PARTS]
+    header = ["bits", "accuracy", "predictions", "outputs", "overflows", "cycles", f"energy {unit}", "area", *PARTS]
     notes = [
         f"{row['width_bits']} bits: {row['infeasible']}" for row in study["widths"] if row["infeasible"] is not None
     ]
     return [
-        "predictions, outputs: images that differ from exact sums; energy and cycles: one image",
+        "predictions, outputs: images that differ from exact sums; energy and cycles: one image; area: thousand",
+        "transistors of PEs and PPU lanes, a proxy",
         *table(header, rows),
         *notes,
     ]
@@ -269,21 +275,22 @@ def study_figure(study: Report) -> Figure:
     when = "at every add" if accumulator.saturate_at == "every_add" else "at the end"
     figure = sheet(
         9.6,
-        6.9 + 0.26 * len(layers),
+        8.3 + 0.26 * len(layers),
         f"{study['workload']}: what a narrower accumulator does",
         f"{hardware.name}: {hardware.array.rows}x{hardware.array.columns} {hardware.array.dataflow}, {verb} {when}; "
         f"zero points {study['zero_points']}, bias in the {study['bias_at']}; {study['images']:,} images",
         f"energy and cycles of one image; {study['energy_title'].split(';')[0]}",
     )
-    heights = (3.2, 0.5 + 0.32 * len(layers), 3.0, 1.4)
-    grid = figure.add_gridspec(4, 1, height_ratios=heights)
+    heights = (3.2, 0.5 + 0.32 * len(layers), 3.0, 1.4, 1.4)
+    grid = figure.add_gridspec(5, 1, height_ratios=heights)
     top = figure.add_subplot(grid[0])
-    panels = [top, *(figure.add_subplot(grid[row], sharex=top) for row in (1, 2, 3))]
+    panels = [top, *(figure.add_subplot(grid[row], sharex=top) for row in (1, 2, 3, 4))]
     bits = [row["width_bits"] for row in study["widths"]]
     _accuracy(panels[0], study, bits)
     _bounds(panels[1], study)
     _energy(panels[2], study)
-    _cycles(panels[3], study)
+    _one_line(panels[3], study, "cycles", 1, "cycles")
+    _one_line(panels[4], study, "area_transistors", 1000, "area proxy: thousand transistors of PEs and PPU lanes")
     known = [layer["bounds"] for layer in study["exact"]["layers"].values()]
     low = min(bits[0], *(min(bound.values()) for bound in known))
     high = max(bits[-1], *(max(bound.values()) for bound in known))
@@ -382,10 +389,12 @@ def _energy(axes: Axes, study: Report) -> None:
     _legend(axes)
 
 
-def _cycles(axes: Axes, study: Report) -> None:
-    axes.set_title("cycles")
-    rows = [row for row in study["widths"] if row["cycles"] is not None]
-    axes.plot([row["width_bits"] for row in rows], [row["cycles"] for row in rows], color=INK, marker="o", markersize=3)
-    axes.set_ylim(0, 1.15 * max((row["cycles"] for row in rows), default=1))
+def _one_line(axes: Axes, study: Report, key: str, unit: int, title: str) -> None:
+    """One figure of every width that has it, from zero."""
+    axes.set_title(title)
+    rows = [row for row in study["widths"] if row[key] is not None]
+    values = [row[key] / unit for row in rows]
+    axes.plot([row["width_bits"] for row in rows], values, color=INK, marker="o", markersize=3)
+    axes.set_ylim(0, 1.15 * max(values, default=1))
     axes.grid(True, axis="y")
     axes.yaxis.set_major_formatter("{x:,.0f}")

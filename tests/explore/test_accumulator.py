@@ -12,7 +12,7 @@ from graphs import GraphMaker
 
 from accelsim.accounting import cost
 from accelsim.config import load_hardware
-from accelsim.energy import load_energy
+from accelsim.energy import load_area, load_energy
 from accelsim.engine import exact_arithmetic, execute, first_overflow, uniform, watch
 from accelsim.errors import InputError
 from accelsim.explore import Question, Study, parse_widths
@@ -51,6 +51,7 @@ def question(*, sets: tuple[str, ...] = (), labelled: bool = True, **changes: ob
         labels=labels if labelled else None,
         hardware=hardware,
         table=load_energy("horowitz_45nm"),
+        area=load_area(),
         widths=WIDTHS,
     )
     return dataclasses.replace(plain, **changes)
@@ -88,6 +89,9 @@ def test_every_figure_of_a_width_is_that_of_a_direct_evaluation(tmp_path, sets):
         assert row["predictions_changed"] == (predictions != exact.reshape(30, 4).argmax(axis=1)).sum()
         costs = cost(graph, narrow, asked.table)
         assert (row["cycles"], row["infeasible"]) == (costs.cycles, None)
+        # The shipped curve begins at 12 bits; nothing is extrapolated.
+        known = min(narrow.psum_bits, row["width_bits"]) >= 12
+        assert row["area_transistors"] == (asked.area.machine_transistors(narrow) if known else None)
         assert row["energy"] == pytest.approx(float(costs.energy.energy), rel=1e-12)  # one rounding to a float
         assert sum(row["energy_by_place"].values()) == pytest.approx(row["energy"], rel=1e-12)
         scenario = uniform(graph, narrow.arithmetic())

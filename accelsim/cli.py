@@ -216,7 +216,6 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
     _hardware_arguments(parser)
     _source_arguments(parser)
-    _input_argument(parser)
     _test_images_argument(parser)
     parser.add_argument(
         "--json", type=Path, metavar="F", help="write what was found as JSON; /dev/stdout: in place of the text"

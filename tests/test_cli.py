@@ -281,6 +281,13 @@ def test_evaluate_counts_right_answers(capsys, graph_directory):
     assert int(found[2]) >= 29
 
 
+def test_evaluate_takes_no_images_without_labels(capsys, graph_directory):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(graph_directory), "--data", "digits", "--input", "x.npy"])
+    assert stop.value.code == 2
+    assert "unknown arguments: --input x.npy" in capsys.readouterr().err
+
+
 def test_evaluate_on_a_4_bit_range_of_accumulators_falls_to_chance(capsys, graph_directory):
     narrow = ["--set", "accumulator.width_bits=8"]
     assert main(["evaluate", str(graph_directory), "--data", "digits", "--images", "30", *narrow]) == 0

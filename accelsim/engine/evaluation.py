@@ -45,13 +45,14 @@ def execute(
         arithmetic: what the hardware contributes; a layer's own width narrows it.
         nodes: whose tensors to return; None is the graph's output alone.
         threads: slices under way at a time; None takes every core this process may use.
-        memory_bytes: a limit for the working memory of all threads together, as far as slices of one image allow.
+        memory_bytes: what the working memory of all threads together is planned for, by sizes of slices of images; a
+            slice has one image at least. Weights and results come on top.
         progress: called with the number of images done.
     Returns:
         int16 (N, H, W, C) of each node asked for.
     Raises:
-        InputError: codes of another shape or outside the format, an unknown node, or a sum that the requantisation
-            scheme does not take.
+        InputError: codes of another shape or outside the format, an unknown node, a sum that the requantisation
+            scheme does not take, or threads or memory_bytes below 1.
     """
     wanted = (graph.output,) if nodes is None else tuple(nodes)
     check_codes(graph, codes)
@@ -79,7 +80,7 @@ def run_nodes(
 ) -> dict[str, Lanes]:
     """Tensors of one slice: those wanted, the others dropped when nobody reads them any more."""
     tensors: dict[str, Lanes] = {}
-    last_use = {name: position for position, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use = last_uses(graph)
     for position, node in enumerate(graph.nodes):
         tensors[node.name] = run_node(graph, node, codes, [tensors[name] for name in node.inputs], layers)
         for name in node.inputs:
@@ -125,17 +126,48 @@ def to_lanes(codes: npt.NDArray[np.integer[Any]]) -> Lanes:
     return np.ascontiguousarray(np.moveaxis(codes, 0, 3), dtype=np.int16)
 
 
-def slice_images(graph: IntegerGraph, threads: int | None, memory_bytes: int, arrays: int = 1) -> int:
-    """Images of a slice such that all threads stay within the budget; `arrays` of sums are held at a time."""
-    sums = max((node.output.size for node in graph.nodes if isinstance(node, Mac)), default=1)
-    tensors = sum(node.output.size for node in graph.nodes)
-    # Sums as float64 with two temporaries of the requantisation, and every tensor once.
-    per_image = (arrays + 2) * 8 * sums + 2 * tensors
+def slice_images(
+    graph: IntegerGraph, threads: int | None, memory_bytes: int, *, arrays: int = 1, scenarios: int = 0
+) -> int:
+    """Images of a slice such that all threads stay within the budget, as far as slices of one image allow.
+
+    Args:
+        arrays: of sums held at a time.
+        scenarios: whose tensors of the nodes at hand are held besides.
+    Raises:
+        InputError: threads or memory_bytes below 1.
+    """
+    if memory_bytes < 1:
+        raise InputError(f"memory_bytes = {memory_bytes} must be at least 1")
+    macs = [node for node in graph.nodes if isinstance(node, Mac)]
+    sums = max((node.output.size for node in macs), default=1)
+    depth = max((node.weight[0].size for node in macs), default=1)
+    live = _live_elements(graph)
+    # Sums and the temporaries of the requantisation as 8 bytes, gathered operands as 8, codes as 2.
+    per_image = (arrays + 5) * 8 * sums + 8 * depth + 2 * live * (1 + scenarios)
     return max(1, min(SLICE_IMAGES, memory_bytes // (per_image * thread_count(threads))))
+
+
+def _live_elements(graph: IntegerGraph) -> int:
+    """The most elements that tensors which are still read have together."""
+    last = last_uses(graph)
+    live, most = 0, 0
+    for position, node in enumerate(graph.nodes):
+        live += node.output.size
+        most = max(most, live)
+        live -= sum(graph.by_name[name].output.size for name in {*node.inputs} if last[name] == position)
+    return most
+
+
+def last_uses(graph: IntegerGraph) -> dict[str, int]:
+    """Position of the last node that reads each tensor."""
+    return {name: position for position, node in enumerate(graph.nodes) for name in node.inputs}
 
 
 def thread_count(threads: int | None) -> int:
     """`threads`, or the cores this process may use."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads = {threads} must be at least 1")
     return len(os.sched_getaffinity(0)) if threads is None else threads
 
 

@@ -294,14 +294,15 @@ BITS = 65
 
 
 @njit(nogil=True)
-def watched(source, window, weight, cuts, start, array, memory, mode, splits, step, floats, seen, histogram):
+def watched(source, window, weight, cuts, start, array, memory, mode, splits, step, room, floats, seen, histogram):
     """Add every addition of a layer to its channels' statistics.
 
     source, window, weight (int32), cuts, start (int32), splits, step: as `clamped`. array, memory: bits, at most 31.
-    mode: how an addition is fitted. floats: scratch (L,), in whose type 2 * |s + p| + 1 is exact. seen: int64 (N, 7),
+    mode: how an addition is fitted. room: squares of s + p that an int64 holds together, at least 1. floats: scratch
+    (L,), in whose type 2 * |s + p| + 1 is exact. seen: int64 (N, 7),
     updated: additions, overflows, sum of every exact s + p, sum of their squares in two halves (low 32 bits, rest),
     smallest, largest. histogram: int64 (N, 65), updated: exact s + p by the bits that hold it.
-    The caller proves that every s + p fits 30 bits and that the squares of one lane's stay below 2**63.
+    The caller proves that every s + p fits 30 bits.
     """
     groups, channels, depth = weight.shape
     positions, width = window[4][0] * window[4][1], step * source.shape[3]
@@ -323,6 +324,7 @@ def watched(source, window, weight, cuts, start, array, memory, mode, splits, st
                 least[:] = seen[n, 5]
                 most[:] = seen[n, 6]
                 t[:] = start[n]
+                held = 0
                 for chunk in range(len(cuts) - 1):
                     s[:] = 0 if splits else start[n]
                     for k in range(cuts[chunk], cuts[chunk + 1]):
@@ -330,10 +332,12 @@ def watched(source, window, weight, cuts, start, array, memory, mode, splits, st
                         for i in range(lanes):
                             exact[i] = s[i] + x[i] * w
                         _see(exact, s, lanes, array, mode, least, most, total, squares, overflows, floats, bits, tally)
+                        held = _put_away(squares, lanes, held + 1, room, seen[n])
                     if splits:
                         for i in range(lanes):
                             exact[i] = t[i] + s[i]
                         _see(exact, t, lanes, memory, mode, least, most, total, squares, overflows, floats, bits, tally)
+                        held = _put_away(squares, lanes, held + 1, room, seen[n])
                     else:
                         t[:] = s
                 seen[n, 0] += (cuts[-1] + (len(cuts) - 1 if splits else 0)) * lanes
@@ -343,13 +347,24 @@ def watched(source, window, weight, cuts, start, array, memory, mode, splits, st
                     if mode == KEEP:
                         seen[n, 1] += t[i] < low or t[i] > high
                     seen[n, 2] += total[i]
-                    seen[n, 3] += squares[i] & 0xFFFFFFFF
-                    seen[n, 4] += squares[i] >> 32
                     seen[n, 5] = min(seen[n, 5], least[i])
                     seen[n, 6] = max(seen[n, 6], most[i])
+                _put_away(squares, lanes, room, room, seen[n])
                 for b in range(BITS):
                     histogram[n, b] += tally[0, b] + tally[1, b] + tally[2, b] + tally[3, b]
                 tally[:] = 0
+
+
+@njit(nogil=True)
+def _put_away(squares, lanes, held, room, seen):
+    """Move the lanes' sums of squares to the channel's once they hold `room` of them; returns how many they hold."""
+    if held < room:
+        return held
+    for i in range(lanes):
+        seen[3] += squares[i] & 0xFFFFFFFF
+        seen[4] += squares[i] >> 32
+        squares[i] = 0
+    return 0
 
 
 @njit(nogil=True)

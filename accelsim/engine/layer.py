@@ -24,8 +24,7 @@ Lanes = npt.NDArray[np.int16]
 Sums = npt.NDArray[np.floating[Any]]
 """Integers in floating point, (H * W, N, B)."""
 
-Spans = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""(least, most) of each channel, int64 (groups, N / groups)."""
+Int64 = npt.NDArray[np.int64]
 
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
 """Integers up to here, and so every sum below, are exact in the format."""
@@ -33,6 +32,8 @@ VECTOR_LANES = 512
 """Lanes summed at a time: their sums and the operands of a visit stay in the first-level cache."""
 PANEL_BYTES = 1 << 20
 """Operands gathered for one matrix product: what the second-level cache of a current core holds."""
+FEWEST_LANES = 64
+"""Lanes of a panel however long K is: a few vector registers."""
 BLAS_CHUNK = 24
 """Mean length of a chunk from which one matrix product a chunk beats additions one by one."""
 
@@ -58,22 +59,29 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Reach:
-    """What the sums of a layer can reach for inputs in a stated range, whatever the data; both ends inclusive.
+    """What the sums of a layer can reach for inputs in a stated range, whatever the data; all ends inclusive.
 
     Attributes:
-        chunk: (low, high) of every partial sum of every chunk that starts from 0.
+        chunk: (low, high) of every exact partial sum of every chunk that starts from 0.
         memory: (low, high) of every exact sum in the accumulator memory, the start value among them.
         running: (low, high) of every exact sum of all of K in one register, the start value among them.
+        magnitude: no sum of start value and products, of any of them, in any order, fitted at any addition or at none,
+            exceeds this: the start's magnitude and all products' added up, since no fitting raises a magnitude.
     """
 
     chunk: tuple[int, int]
     memory: tuple[int, int]
     running: tuple[int, int]
+    magnitude: int
 
-    @property
-    def magnitude(self) -> int:
-        """No sum, exact or fitted, whatever the order, exceeds this: fitting never raises a magnitude."""
-        return max(abs(end) for pair in (self.chunk, self.memory, self.running) for end in pair)
+
+class Spans(NamedTuple):
+    """What the products of a layer can reach, before start values: (least, most) or one figure for each channel."""
+
+    chunk: tuple[int, int]
+    running: tuple[Int64, Int64]
+    memory: tuple[Int64, Int64]
+    magnitude: Int64
 
 
 class Layer:
@@ -94,7 +102,7 @@ class Layer:
         self.weight = weight.reshape(groups, node.out_channels // groups, -1)
         """int64 (groups, N / groups, K), k in (r, s, c) order."""
         self._floats: dict[type[np.floating[Any]], Sums] = {}
-        self._known_spans: dict[tuple[int, int], tuple[tuple[int, int], Spans, Spans]] = {}
+        self._known_spans: dict[tuple[int, int], Spans] = {}
 
     @property
     def positions(self) -> int:
@@ -107,11 +115,11 @@ class Layer:
             self._floats[kind] = np.ascontiguousarray(self.weight, dtype=kind)
         return self._floats[kind]
 
-    def exact_start(self) -> npt.NDArray[np.int64]:
+    def exact_start(self) -> Int64:
         """What each channel's exact sum starts from: int64 (N,)."""
         return self.node.bias if self.bias_first else np.zeros_like(self.node.bias)
 
-    def start(self, arithmetic: Arithmetic) -> npt.NDArray[np.int64]:
+    def start(self, arithmetic: Arithmetic) -> Int64:
         """What each channel's sum starts from, fitted as the hardware does: int64 (N,)."""
         if arithmetic.saturate_at == "end" or not self.bias_first:
             return self.exact_start()
@@ -125,22 +133,23 @@ class Layer:
             ends.append(self.outside)
         return min(ends), max(ends)
 
-    def reach(self, low: int, high: int, start: npt.NDArray[np.int64]) -> Reach:
+    def reach(self, low: int, high: int, start: Int64) -> Reach:
         """What sums can reach for input codes in low..high and given start values.
 
         Each product lies between the smaller and the larger of weight times either end of the range; a prefix of the
         sum takes some of them, so its extremes are the sums of the negative and of the positive ends.
         """
-        chunk, running, memory = self._spans(*self.operand_range(low, high))
+        spans = self._spans(*self.operand_range(low, high))
         begin = start.reshape(self.weight.shape[0], -1)
         return Reach(
-            chunk,
-            memory=(int((begin + memory[0]).min()), int((begin + memory[1]).max())),
-            running=(int((begin + running[0]).min()), int((begin + running[1]).max())),
+            spans.chunk,
+            memory=(int((begin + spans.memory[0]).min()), int((begin + spans.memory[1]).max())),
+            running=(int((begin + spans.running[0]).min()), int((begin + spans.running[1]).max())),
+            magnitude=int((np.abs(begin) + spans.magnitude).max()),
         )
 
-    def _spans(self, bottom: int, top: int) -> tuple[tuple[int, int], Spans, Spans]:
-        """Extremes of a chunk, and of each channel's sum without its start: in one register, and chunk by chunk."""
+    def _spans(self, bottom: int, top: int) -> Spans:
+        """What products reach for operands in bottom..top."""
         if (bottom, top) not in self._known_spans:
             products = self.weight * bottom, self.weight * top
             least, most = np.minimum(*products), np.maximum(*products)
@@ -149,16 +158,17 @@ class Layer:
             rises = np.add.reduceat(np.maximum(most, 0), edges, axis=2)
             # Only whole chunks arrive in the memory, and never less than 0 or more than 0 before the first.
             whole = np.add.reduceat(least, edges, axis=2), np.add.reduceat(most, edges, axis=2)
-            self._known_spans[bottom, top] = (
+            self._known_spans[bottom, top] = Spans(
                 (int(falls.min()), int(rises.max())),
                 (falls.sum(axis=2), rises.sum(axis=2)),
                 (np.minimum(whole[0], 0).sum(axis=2), np.maximum(whole[1], 0).sum(axis=2)),
+                np.maximum(-least, most).sum(axis=2),
             )
         return self._known_spans[bottom, top]
 
     # Ways to form the sums ----------------------------------------------------------------------------------
 
-    def exact(self, source: Lanes, kind: type[np.floating[Any]], start: npt.NDArray[np.int64]) -> Sums:
+    def exact(self, source: Lanes, kind: type[np.floating[Any]], start: Int64) -> Sums:
         """Exact sums by matrix products; every sum must be exact in `kind`."""
         begin = start.astype(kind)[:, None]
         return self._products(source, kind, lambda weight, panel, mine: weight @ panel + begin[mine])
@@ -227,7 +237,7 @@ class Layer:
                 out[first : first + count, mine] = np.moveaxis(found.reshape(channels, count, images), 1, 0)
         return out
 
-    def operands(self, source: Lanes) -> npt.NDArray[np.int64]:
+    def operands(self, source: Lanes) -> Int64:
         """What is multiplied, all of it: int64 (groups, K, positions * B)."""
         source, window = self.window(source)
         groups, _, depth = self.weight.shape
@@ -240,7 +250,8 @@ class Layer:
         return np.empty((self.positions, self.node.out_channels, source.shape[3]), dtype=kind)
 
     def step(self, source: Lanes, lanes: int) -> int:
-        """Positions of a panel of about so many lanes, at least one."""
+        """Positions of a panel of about so many lanes, fewer where K is large, at least one."""
+        lanes = min(lanes, max(FEWEST_LANES, 4 * PANEL_BYTES // (self.weight.shape[2] * 8)))
         return max(1, min(lanes // source.shape[3], self.positions))
 
     def window(self, source: Lanes) -> tuple[Lanes, Window]:

@@ -21,6 +21,7 @@ from accelsim.engine.evaluation import (
     MEMORY_BYTES,
     Codes,
     check_codes,
+    last_uses,
     named,
     over_slices,
     run_node,
@@ -95,22 +96,22 @@ def execute_scenarios(
         scenarios: one or more, of one array (rows and dataflow).
     Raises:
         ValueError: scenarios of different arrays, none, or one without an arithmetic for every layer.
-        InputError: as for `execute`.
+        InputError: as for `execute`; also where the scheme does not take an exact sum (tflite_double beyond 32 bits).
     """
     check_codes(graph, codes)
-    layers = _layers(graph, scenarios)
+    layers = layers_of(graph, scenarios)
     shape = graph.by_name[graph.output].output.shape
     outputs = [np.empty((len(codes), *shape), dtype=np.int16) for _ in scenarios]
 
     def one(images: slice) -> list[dict[str, int]]:
-        base, variations = _run_slice(graph, to_lanes(codes[images]), layers, scenarios)
-        for output, found in zip(outputs, variations, strict=True):
-            mine = base[graph.output].copy()
-            mine[..., found[graph.output].images] = found[graph.output].codes
+        base, variations, changed = _run_slice(graph, to_lanes(codes[images]), layers, scenarios)
+        for output, variation in zip(outputs, variations, strict=True):
+            mine = base.copy()
+            mine[..., variation.images] = variation.codes
             output[images] = np.moveaxis(mine, 3, 0)
-        return [{name: len(variation.images) for name, variation in found.items()} for found in variations]
+        return changed
 
-    size = slice_images(graph, threads, memory_bytes, arrays=5)
+    size = slice_images(graph, threads, memory_bytes, arrays=5, scenarios=len(scenarios))
     parts = over_slices(one, len(codes), size, threads, progress)
     return [
         ScenarioOutcome(output, {node.name: sum(part[index][node.name] for part in parts) for node in graph.nodes})
@@ -118,7 +119,8 @@ def execute_scenarios(
     ]
 
 
-def _layers(graph: IntegerGraph, scenarios: Sequence[Scenario]) -> dict[str, Layer]:
+def layers_of(graph: IntegerGraph, scenarios: Sequence[Scenario]) -> dict[str, Layer]:
+    """The graph's layers, cut for the one array of all scenarios; raises as `execute_scenarios`."""
     if not scenarios:
         raise ValueError("no scenarios; give at least one")
     macs = [node for node in graph.nodes if isinstance(node, Mac)]
@@ -133,11 +135,13 @@ def _layers(graph: IntegerGraph, scenarios: Sequence[Scenario]) -> dict[str, Lay
 
 def _run_slice(
     graph: IntegerGraph, codes: Lanes, layers: dict[str, Layer], scenarios: Sequence[Scenario]
-) -> tuple[dict[str, Lanes], list[dict[str, Variation]]]:
-    """Exact tensors of a slice, and by scenario what differs from them at every node."""
+) -> tuple[Lanes, list[Variation], list[dict[str, int]]]:
+    """The exact output of a slice, by scenario what differs from it, and how many images differ at every node."""
     base: dict[str, Lanes] = {}
     variations: list[dict[str, Variation]] = [{} for _ in scenarios]
-    for node in graph.nodes:
+    changed: list[dict[str, int]] = [{} for _ in scenarios]
+    last = last_uses(graph)
+    for position, node in enumerate(graph.nodes):
         sources = [base[name] for name in node.inputs]
         tracked = None
         if isinstance(node, Mac):
@@ -163,7 +167,14 @@ def _run_slice(
                         pieces = _inputs_changed(graph, node, sources, inputs)
                 shared[key] = _kept(base[node.name], pieces) or none
             found[node.name] = shared[key]
-    return base, variations
+        for count, found in zip(changed, variations, strict=True):
+            count[node.name] = len(found[node.name].images)
+        for name in {*node.inputs}:
+            if last[name] == position and name != graph.output:  # nobody reads it any more
+                del base[name]
+                for found in variations:
+                    del found[name]
+    return base[graph.output], [found[graph.output] for found in variations], changed
 
 
 def _tracked(layer: Layer, source: Lanes) -> Tracked:

@@ -24,7 +24,7 @@ from accelsim.engine.evaluation import (
     to_lanes,
 )
 from accelsim.engine.layer import VECTOR_LANES, Lanes, Layer
-from accelsim.engine.scenarios import Scenario
+from accelsim.engine.scenarios import Scenario, layers_of
 from accelsim.ir import IntegerGraph, Mac
 from accelsim.numerics import Arithmetic, fit
 
@@ -118,11 +118,7 @@ def watch(
     Args, raises: as `execute_scenarios`.
     """
     check_codes(graph, codes)
-    layers = {
-        node.name: (Layer(graph, node, scenario[node.name]), scenario[node.name])
-        for node in graph.nodes
-        if isinstance(node, Mac)
-    }
+    layers = {name: (layer, scenario[name]) for name, layer in layers_of(graph, [scenario]).items()}
 
     def one(images: slice) -> tuple[slice, dict[str, Telemetry]]:
         tensors: dict[str, Lanes] = {}
@@ -151,8 +147,7 @@ def watch_layer(layer: Layer, arithmetic: Arithmetic, source: Lanes) -> Telemetr
     """Statistics of one layer's additions over a slice of images, by channel."""
     start = layer.start(arithmetic)
     magnitude = layer.reach(int(source.min()), int(source.max()), start).magnitude
-    additions = int(layer.cuts[-1]) + len(layer.cuts)
-    if magnitude >= 1 << 29 or additions * magnitude**2 >= 1 << 63:
+    if magnitude >= 1 << 29:
         return _watch_wide(layer, arithmetic, source)
     every = arithmetic.saturate_at == "every_add"
     mode = kernels.KEEP if not every else {"saturate": kernels.SATURATE, "wrap": kernels.WRAP}[arithmetic.overflow]
@@ -166,7 +161,7 @@ def watch_layer(layer: Layer, arithmetic: Arithmetic, source: Lanes) -> Telemetr
     kernels.watched(
         source, window, layer.weight.astype(np.int32), layer.cuts, start.astype(np.int32),
         min(arithmetic.psum_bits, 31), min(arithmetic.width_bits, 31), mode, layer.splits, step,
-        np.empty(step * source.shape[3], dtype=exact_in), seen, histogram,
+        ((1 << 63) - 1) // max(magnitude, 1) ** 2, np.empty(step * source.shape[3], dtype=exact_in), seen, histogram,
     )  # fmt: skip
     squares = tuple(int(rest) * (1 << 32) + int(low) for low, rest in zip(seen[:, 3], seen[:, 4], strict=True))
     return Telemetry(seen[:, 0], seen[:, 1], seen[:, 5], seen[:, 6], tuple(seen[:, 2].tolist()), squares, histogram)

@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.engine.evaluation import Codes, run_node, to_lanes
+from accelsim.engine.evaluation import Codes, check_codes, run_node, to_lanes
 from accelsim.engine.layer import Lanes, Layer
-from accelsim.engine.scenarios import Scenario
+from accelsim.engine.scenarios import Scenario, layers_of
 from accelsim.engine.telemetry import watch_layer
-from accelsim.ir import IntegerGraph, Mac
+from accelsim.ir import IntegerGraph
 from accelsim.numerics import Arithmetic, IntFormat, fit
 
 
@@ -61,15 +61,17 @@ def first_overflow(
         graph, scenario: as for `execute_scenarios`.
         codes: integers (N, H, W, C) of the images to look at, in order.
         name: a convolution or linear layer.
+    Raises:
+        ValueError: `name` is no such layer, or the scenario lacks one.
+        InputError: codes that are no input of the graph.
     Returns:
         The addition, or None where no image has one. Images are looked at in halves, each evaluated once more, so
         name few images, or those of which `watch` counted an overflow.
     """
-    layers = {
-        node.name: (Layer(graph, node, scenario[node.name]), scenario[node.name])
-        for node in graph.nodes
-        if isinstance(node, Mac)
-    }
+    check_codes(graph, codes)
+    layers = {key: (layer, scenario[key]) for key, layer in layers_of(graph, [scenario]).items()}
+    if name not in layers:
+        raise ValueError(f"{name!r} is no convolution or linear layer of graph {graph.name}")
     layer, arithmetic = layers[name]
     source = _input_of(graph, to_lanes(codes), layers, name)
     first, count = 0, source.shape[3]
@@ -87,11 +89,10 @@ def first_overflow(
 def _input_of(graph: IntegerGraph, codes: Lanes, layers: dict[str, tuple[Layer, Arithmetic]], name: str) -> Lanes:
     tensors: dict[str, Lanes] = {}
     for node in graph.nodes:
-        sources = [tensors[source] for source in node.inputs]
         if node.name == name:
-            return sources[0]
-        tensors[node.name] = run_node(graph, node, codes, sources, layers)
-    raise ValueError(f"{name!r} is no node of graph {graph.name}")
+            break
+        tensors[node.name] = run_node(graph, node, codes, [tensors[source] for source in node.inputs], layers)
+    return tensors[graph.by_name[name].inputs[0]]
 
 
 def _in_image(layer: Layer, arithmetic: Arithmetic, source: Lanes, image: int) -> Witness:

@@ -98,11 +98,11 @@ def parse_widths(text: str) -> Widths:
         if not 1 <= len(part) <= 3 or (len(part) == 3 and part[2] < 1):
             raise InputError(f"--widths {text}: is not FROM:TO:STEP, one width, or widths with commas; use 10:32:2")
         first, last, step = part[0], part[1] if len(part) > 1 else part[0], part[2] if len(part) == 3 else 1
+        if last < first:
+            raise InputError(f"--widths {text}: {first}:{last} names no width; write the smaller end first")
         if not NARROWEST <= min(first, last) <= max(first, last) <= 64:
             raise InputError(f"--widths {text}: {first}..{last} leaves 8..64 bits; use 10:32:2")
         widths.update(range(first, last + 1, step))
-    if not widths:
-        raise InputError(f"--widths {text}: names no width; write the smaller end first")
     return tuple(sorted(widths))
 
 
@@ -118,6 +118,10 @@ class Study:
                 "an accumulator study needs a classifier, whose output is a vector"
             )
         self.layers = [node.name for node in question.graph.nodes if isinstance(node, Mac)]
+        if not self.layers:
+            raise InputError(
+                f"{question.graph.name}: has no convolution or linear layer, and so no accumulator to study"
+            )
         self.graph = with_accumulator_widths(question.graph, dict.fromkeys(self.layers))
         self.exact_arithmetic = exact_arithmetic(question.hardware.arithmetic())
         self.parts = Parts(folder, _key(question, self.graph))
@@ -299,11 +303,9 @@ class Study:
     ) -> dict[str, Any] | None:
         """Widths of each layer such that no layer can lose another bit, verified, with their cost.
 
-        None where the criterion does not even hold at widths that every exact sum fits.
+        None where the criterion does not even hold at widths that every exact sum fits, array.psum_bits being narrow.
         """
         smallest = self._smallest(criterion, outputs, exact, max(safe.values()))
-        if smallest["uniform"]["width_bits"] is None:
-            return None
         tried: dict[Widths, dict[str, Any]] = {}
 
         def evaluate(candidates: list[Widths]) -> list[dict[str, Any]]:
@@ -321,8 +323,10 @@ class Study:
                 tried.update({tuple(widths): judged for widths, judged in results})
             return [tried[widths] for widths in candidates]
 
-        start = tuple(min(smallest["alone"][name]["width_bits"], safe[name]) for name in self.layers)
         limits = tuple(safe[name] for name in self.layers)
+        if not self._meets(criterion, evaluate([limits])[0], exact):
+            return None
+        start = tuple(min(smallest["alone"][name]["width_bits"] or safe[name], safe[name]) for name in self.layers)
         macs = [exact["layers"][name]["macs"] for name in self.layers]
         widths = search(
             start, limits, macs, evaluate, lambda judged: self._meets(criterion, judged, exact), _badness(criterion)
@@ -336,7 +340,7 @@ class Study:
             **again,
             "combinations": len(tried),
             "cost": self._cost(dict(chosen), max(widths)),
-            "uniform": self._costed(smallest["uniform"]["width_bits"]),
+            "uniform": self._costed(smallest["uniform"]["width_bits"] or max(safe.values())),
             "own": self._costed(self.question.hardware.accumulator.width_bits),
         }
 
@@ -345,7 +349,7 @@ class Study:
         return {"width_bits": width, "cost": self._cost(dict.fromkeys(self.layers), width)}
 
     def _verified(self, widths: dict[str, int]) -> dict[str, Any]:
-        """The same judgement by one direct evaluation, which shares nothing with the search."""
+        """The same judgement by one direct evaluation, without the exact pass that the search shares."""
         graph = with_accumulator_widths(self.graph, widths)
         arithmetic = self._hardware(max(widths.values())).arithmetic()
         output = execute(
@@ -459,7 +463,7 @@ def search(
 
     Nothing is assumed to be monotone. Widths begin at what each layer bears alone. While they do not meet the criterion
     together, one layer gets one bit more: that which leaves the least damage; of equal ones that with the fewest MACs.
-    At the `limits` nothing overflows, so this ends. Then one layer at a time loses a bit, the one with the most MACs
+    The `limits` meet them, so this ends. Then one layer at a time loses a bit, the one with the most MACs
     of those that may, until none may.
 
     Args:

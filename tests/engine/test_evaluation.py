@@ -95,6 +95,65 @@ def test_codes_that_are_no_input_are_refused(change, message):
     assert str(refused.value).startswith(message)
 
 
+def wide_sums(weight: np.ndarray, bias: int, bias_at: str) -> GraphMaker:
+    """One linear layer whose codes are the low bits of its sums: any wrong sum shows."""
+    how = Requantization(scheme=Scheme.FLOAT64, rounding=Rounding.HALF_EVEN, output_overflow="wrap")
+    maker = GraphMaker(np.random.default_rng(0), how, bias_at=bias_at)
+    maker.input(1, 1, weight.shape[1])
+    maker.linear("input", len(weight))
+    maker.nodes[1] = dataclasses.replace(
+        maker.nodes[1],
+        output=dataclasses.replace(maker.nodes[1].output, zero_point=0),
+        weight=weight,
+        bias=np.full(len(weight), bias),
+        multiplier=maker.fixed(np.ones(len(weight))),
+        clip=(-128, 127),
+    )
+    return maker
+
+
+@pytest.mark.parametrize("saturate_at", ["every_add", "end"])
+def test_products_beyond_float32_are_exact_though_the_bias_brings_their_sum_back(saturate_at):
+    """2,000 products of about -100 * 100 are -20 million, beyond 2**24; 16 million of bias make the sum small."""
+    rng = np.random.default_rng(1)
+    maker = wide_sums(-rng.integers(60, 128, (4, 2000)), 16_000_000, "accumulator")
+    codes = rng.integers(60, 128, (50, 1, 1, 2000))
+    how = dataclasses.replace(WIDE, rows=16, saturate_at=saturate_at)
+    graph = maker.graph()
+    expected = evaluate(graph, codes, how).tensors[graph.output]
+    np.testing.assert_array_equal(execute(graph, codes, how)[graph.output], expected)
+
+
+def test_chunks_that_wrap_may_sum_to_more_than_exact_chunks():
+    """Chunks of 64 products: about 64 * 69 * 124, which wraps at 20 bits, and -64 * 62 * 124: then all are negative."""
+    rng = np.random.default_rng(2)
+    positive = np.arange(3712) // 64 % 2 == 0
+    weight = np.where(positive, rng.integers(69, 71, (4, 3712)), -rng.integers(62, 64, (4, 3712)))
+    maker = wide_sums(weight, 0, "ppu")
+    codes = rng.integers(121, 128, (20, 1, 1, 3712))
+    how = dataclasses.replace(WIDE, psum_bits=20, overflow="wrap", rows=64)
+    graph = maker.graph()
+    reference = evaluate(graph, codes, how)
+    assert reference.partial_sums["linear1"].minimum < -(1 << 24)
+    np.testing.assert_array_equal(execute(graph, codes, how)[graph.output], reference.tensors[graph.output])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"threads": 0}, "threads = 0"), ({"threads": -1}, "threads = -1"), ({"memory_bytes": 0}, "memory_bytes = 0")],
+)
+def test_threads_and_memory_are_at_least_one(options, message):
+    maker = random_graph(np.random.default_rng(5))
+    with pytest.raises(InputError, match=rf"^{message} must be at least 1$"):
+        execute(maker.graph(), maker.codes(1), WIDE, **options)
+
+
+def test_a_long_k_makes_slices_smaller():
+    """60,000 operands of one image as float64 are half a megabyte; a slice of 512 images would need 245."""
+    maker = wide_sums(np.ones((1, 60_000), dtype=np.int64), 0, "ppu")
+    assert engine_evaluation.slice_images(maker.graph(), 1, 16 << 20) < 40
+
+
 def test_an_unknown_node_is_refused():
     maker = random_graph(np.random.default_rng(5))
     with pytest.raises(InputError, match=r"^graph random: has no node 'nothing'$"):

@@ -106,7 +106,7 @@ def test_reach_is_attained_and_never_exceeded():
     assert reach.chunk == (-44, 56)
     assert reach.memory == (56, 156)
     assert reach.running == (56, 156)
-    assert reach.magnitude == 156
+    assert reach.magnitude == 100 + 6 * (3 + 2 + 5)
 
 
 def test_reach_counts_padding_as_an_operand():

@@ -11,6 +11,8 @@ from graphs import GraphMaker, random_graph, random_hardware
 
 from accelsim.engine import execute, execute_scenarios, uniform
 from accelsim.engine import scenarios as scenarios_module
+from accelsim.engine.evaluation import to_lanes
+from accelsim.engine.layer import Layer
 from accelsim.ir import Evaluation, IntegerGraph, Mac, evaluate
 from accelsim.ir.reference import _node
 from accelsim.numerics import Arithmetic, Requantization, Rounding, Scheme
@@ -48,6 +50,36 @@ def test_the_theorem_holds_for_every_short_sum(bits):
                     assert found == clamped(terms, start, low, high), (terms, start)
     assert used > 1000
     assert beyond > 1000
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_the_engine_s_formula_and_its_condition_for_every_short_sum(dataflow):
+    """8 bits are the narrowest; five terms of -110, -37, 0, 81 or 127 reach every case, and every one is tried.
+
+    Products of weight 1 with the terms, one chunk: os sums in the register. In ws with one row each chunk is one term.
+    """
+    terms = np.array(list(itertools.product((-110, -37, 0, 81, 127), repeat=5)))
+    maker = GraphMaker(np.random.default_rng(0), Requantization(scheme=Scheme.FLOAT64, rounding=Rounding.HALF_EVEN))
+    maker.input(1, 1, 5)
+    maker.linear("input", 1)
+    maker.nodes[1] = node = dataclasses.replace(maker.nodes[1], weight=np.ones((1, 5), dtype=np.int64))
+    how = dataclasses.replace(plain(8, dataflow), rows=1)
+    layer = Layer(maker.graph(), node, how)
+    tracked = layer.tracked(to_lanes(terms[:, None, None, :]), np.float32)
+    in_order, derived = scenarios_module._limited(layer, how, tracked, np.ones(len(terms), dtype=bool))
+    images = np.flatnonzero(derived)
+    sums = scenarios_module._derive(layer, how, tracked, images)[0, 0]
+    expected = [clamped(tuple(row), 0, -128, 127) for row in terms.tolist()]
+    assert sums.tolist() == [expected[image] for image in images]
+    for image in np.flatnonzero(in_order):  # and nothing is called underivable that is not
+        assert derived_by_hand(terms[image].tolist()) is None
+    untouched = ~in_order & ~derived
+    assert tracked.total[0, 0, untouched].tolist() == [expected[image] for image in np.flatnonzero(untouched)]
+    assert min(in_order.sum(), derived.sum(), untouched.sum()) > 100
+
+
+def derived_by_hand(terms: list[int]) -> int | None:
+    return derived(tuple(terms), 0, -128, 127)
 
 
 def test_the_condition_is_needed():

@@ -134,3 +134,19 @@ def test_a_layer_is_its_channels_together():
     assert together.additions[0] == 3 * 16 * 4 * 8 == together.histogram.sum()
     assert together.minimum[0] == found.minimum.min()
     assert together.squares[0] == sum(found.squares)
+
+
+def test_squares_of_many_large_sums_are_kept_exactly():
+    """12,000 products of 127 * 127 sum to 1.9 * 10**8; the squares of its prefixes pass 2**63 after some hundreds."""
+    graph, codes, how = dot([127] * 12_000, [127] * 12_000, dataflow="os", width_bits=32, psum_bits=32)
+    found = watch(graph, codes, uniform(graph, how)).layers["linear1"]
+    count, product = 12_000, 127 * 127
+    assert found.total[0] == product * count * (count + 1) // 2
+    assert found.squares[0] == product**2 * count * (count + 1) * (2 * count + 1) // 6
+    assert found.squares[0] > 1 << 63
+
+
+def test_a_scenario_without_a_layer_is_refused():
+    graph, codes, _ = dot([1], [1])
+    with pytest.raises(ValueError, match="no arithmetic for layer 'linear1'"):
+        watch(graph, codes, {})

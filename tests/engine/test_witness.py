@@ -9,6 +9,7 @@ import pytest
 from graphs import GraphMaker, random_graph, random_hardware
 
 from accelsim.engine import first_overflow, uniform, watch
+from accelsim.errors import InputError
 from accelsim.ir import Conv2d, Mac, evaluate
 from accelsim.numerics import Arithmetic, Requantization, Rounding, Scheme
 
@@ -120,3 +121,12 @@ def test_there_is_a_witness_exactly_where_an_overflow_is_counted(seed):
         if found is not None:
             assert not -(1 << (found.bits - 1)) <= found.value < 1 << (found.bits - 1)
             assert (found.where == "end") == (how.saturate_at == "end")
+
+
+def test_what_is_no_layer_or_no_input_is_refused():
+    graph, codes = network(1)
+    scenario = uniform(graph, arithmetic(12))
+    with pytest.raises(ValueError, match="'nothing' is no convolution or linear layer"):
+        first_overflow(graph, codes, scenario, "nothing")
+    with pytest.raises(InputError, match=r"^input: codes must be integers in -128\.\.127$"):
+        first_overflow(graph, codes + 1000, scenario, "linear2")

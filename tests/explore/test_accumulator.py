@@ -188,6 +188,31 @@ def test_per_layer_widths_are_verified_and_none_can_be_narrower(tmp_path):
         assert best["own"]["width_bits"] == asked.hardware.accumulator.width_bits
 
 
+def test_a_layer_that_alone_never_meets_the_criterion_does_not_stop_the_search(tmp_path, monkeypatch):
+    """With narrow partial sums one layer alone may do worse than all together; the search then begins at its limit."""
+    asked = question(sets=("array.psum_bits=13",), per_layer=True, tolerance=60.0)
+    study = Study(asked, tmp_path)
+    smallest = study._smallest
+
+    def worse(criterion, outputs, exact, highest):
+        found = smallest(criterion, outputs, exact, highest)
+        found["alone"]["conv1"]["width_bits"] = None
+        return found
+
+    monkeypatch.setattr(study, "_smallest", worse)
+    found = study.run()["per_layer"]["tolerance"]
+    assert found is not None
+    assert found["correct"] >= 27 - 18
+
+
+def test_a_network_without_accumulators_is_refused(tmp_path):
+    maker = GraphMaker(np.random.default_rng(0), Requantization(scheme=Scheme.FLOAT64, rounding=Rounding.HALF_EVEN))
+    maker.clip(maker.input(1, 1, 4))
+    graph = dataclasses.replace(maker.graph(), output_shape=(4,))
+    with pytest.raises(InputError, match=r"has no convolution or linear layer, and so no accumulator to study$"):
+        Study(question(graph=graph), tmp_path)
+
+
 def test_the_search_assumes_nothing_to_be_monotone():
     """A criterion with a hole: (3 layers) met where the widths' sum is 32 or at least 34, and 12 is never enough."""
 
@@ -336,7 +361,8 @@ def test_widths_are_read_with_both_ends(text, expected):
         ("10:32:2:1", "is not FROM:TO:STEP, one width, or widths with commas; use 10:32:2"),
         ("7:32", "7..32 leaves 8..64 bits; use 10:32:2"),
         ("10:65", "10..65 leaves 8..64 bits; use 10:32:2"),
-        ("32:10", "names no width; write the smaller end first"),
+        ("32:10", "32:10 names no width; write the smaller end first"),
+        ("20:10,12", "20:10 names no width; write the smaller end first"),
     ],
 )
 def test_widths_that_are_none_are_refused(text, message):

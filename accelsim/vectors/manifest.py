@@ -196,7 +196,7 @@ class ArrayEntry(Section):
 
 
 class Manifest(Section):
-    """The whole of manifest.toml."""
+    """The whole of manifest.toml; `files` has the SHA-256 of every file that is no tensor's, by name."""
 
     format: Literal["accelsim-vectors"]
     version: int
@@ -206,6 +206,7 @@ class Manifest(Section):
     command: str
     checked: str
     versions: dict[str, str]
+    files: dict[str, str] = Field(default={})
     array: ArrayEntry
     layer: list[LayerEntry]
 
@@ -232,7 +233,7 @@ def manifest_text(manifest: Manifest) -> str:
 
 def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {key: value for key, value in data.items() if not _is_table(value) and value is not None}
-    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    lines = [f"{key if key.isidentifier() else _value(key)} = {_value(value)}" for key, value in plain.items()]
     for key, value in data.items():
         if isinstance(value, dict):
             lines += ["", f"[{'.'.join((*path, key))}]", *_table(value, (*path, key))]

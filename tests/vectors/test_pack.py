@@ -18,7 +18,8 @@ from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.errors import InputError
-from accelsim.pipeline import run_checked
+from accelsim.ir import save_graph
+from accelsim.pipeline import run_checked, save_compiled
 from accelsim.vectors import Request, check, export_corners, export_network, load_pack, measure, read_dump
 from accelsim.vectors.corners import cases
 from accelsim.vectors.layers import Layer, make_layers, policy_of
@@ -371,6 +372,42 @@ def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
         assert said in error
         assert error.count("\n") == 1
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    """A graph directory and a program directory of one random network."""
+    folder = tmp_path_factory.mktemp("directories")
+    maker = random_graph(np.random.default_rng(5))
+    graph = maker.graph()
+    save_graph(graph, folder / "graph")
+    program = compile_graph(graph, load_hardware("edge_8x8"), 1)
+    save_compiled(program, graph, maker.codes(1), folder / "program")
+    return {"corners": "corners", "graph": str(folder / "graph"), "program": str(folder / "program")}
+
+
+SOURCE = ("--quantization=int8_per_tensor", "--quantization-set=weights.bits=4", "--calibration=x.npy")
+
+
+@pytest.mark.parametrize(
+    "action, what, option",
+    [("export", "corners", one) for one in (*SOURCE, "--data=digits", "--input=x.npy", "--images=2")]
+    + [("export", "graph", one) for one in SOURCE]
+    + [("wave", "graph", SOURCE[0])]
+    + [
+        (action, "program", one)
+        for action in ("export", "wave")
+        for one in (*SOURCE, "--data=digits", "--input=x.npy", "--hardware=edge_8x8", "--set=array.rows=4")
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(tmp_path, capsys, directories, action, what, option):
+    name = option.partition("=")[0]
+    assert main(["vectors", action, directories[what], option, "-o", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: {directories[what]} " in error
+    assert error.endswith(f"; leave {name} out\n")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_altered_manifest_is_refused_in_one_line_or_changes_nothing_that_is_read(tmp_path):

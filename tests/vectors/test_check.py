@@ -268,6 +268,44 @@ def test_channels_in_another_order_are_named(pack, tmp_path, order, text):
     assert result.causes[0].text == f"channel order: {text}"
 
 
+def into_blocks(entry, values):
+    """(image, y, x, channel) as the tiles (blocks, words, C)."""
+    sums = entry.sums
+    tiles = np.zeros((len(sums.blocks), sums.words, sums.columns), dtype=np.int64)
+    for block, (first, lanes, _) in enumerate(sums.blocks):
+        for lane in range(lanes):
+            tiles[block, :, lane] = values[..., first + lane].ravel()
+    return tiles
+
+
+@pytest.mark.parametrize(
+    "order, text",
+    [
+        ([1, 0, 2, 3, 5, 4], "channels permuted (0 is in 1's place, 1 is in 0's place, 4 is in 5's place, 5 is in"),
+        ([0, 1, 4, 3, 2, 5], "channels 2 and 4 exchanged"),  # from one block to the other
+    ],
+)
+@pytest.mark.parametrize("given", [("output", "tile.output"), ("tile.output",), ("tile.output", "tile.accumulator")])
+def test_channels_in_another_order_are_named_in_whole_tensors_and_tiles_at_once(pack, tmp_path, order, text, given):
+    entry, found = tensors(pack, "conv1")
+    whole = found["output"][..., order]
+    wrong = {"output": whole, "tile.output": into_blocks(entry, whole)}
+    chunks = found["tile.accumulator"]
+    flat = np.concatenate([chunks[0], chunks[1, ..., :2]], axis=-1)[..., order]
+    wrong["tile.accumulator"] = np.stack([flat[..., :4], np.pad(flat[..., 4:], ((0, 0), (0, 0), (0, 2)))])
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", {name: wrong[name] for name in given}))
+    assert result.causes[0].left == 0
+    assert result.causes[0].text.startswith(f"channel order: {text}")
+
+
+def test_columns_in_another_order_that_takes_in_empty_lanes_are_named(pack, tmp_path):
+    """The second block has two channels in four columns; a rotation of the columns brings padding into them."""
+    _, found = tensors(pack, "conv1")
+    turned = np.roll(found["tile.psum"], 1, axis=-1)
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", {"tile.psum": turned}))
+    assert result.causes[0].text == "channel order: columns rotated by 1"
+
+
 def test_channels_first_is_named(pack, tmp_path):
     _, found = tensors(pack, "conv1")
     wrong = np.moveaxis(found["output"], 3, 1).reshape(found["output"].shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -266,10 +267,7 @@ class Pack:
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != tensor.npy_sha256:
             raise InputError(f"{path}: is not the file its manifest was written for; export the pack again")
-        try:
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as .npy: {error}; export the pack again") from None
+        array = _parse_npy(data, path, "export the pack again")
         if list(array.shape) != tensor.shape or array.dtype.name != tensor.dtype:
             raise InputError(
                 f"{path}: holds {array.dtype} {array.shape}, and its manifest says {tensor.dtype} "
@@ -350,15 +348,34 @@ def _read_hex(path: Path, tensor: TensorEntry) -> Dumped:
 
 
 def _read_npy(path: Path, tensor: TensorEntry) -> Dumped:
-    try:
-        array = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+    array = _parse_npy(read_bytes(path), path, "save it with numpy.save")
+    if array.dtype.kind not in "iu":
         raise InputError(f"{path}: holds no array of integers; save one as {tensor.dtype}")
     if list(array.shape) != tensor.shape:
         raise InputError(f"{path}: shape {array.shape} is not the pack's {tuple(tensor.shape)}")
+    if array.dtype.kind == "u" and int(array.max()) >= 1 << 63:  # int64 would make it negative
+        raise InputError(
+            f"{path}: holds {int(array.max())}, beyond any of the pack's values; save it as {tensor.dtype}"
+        )
     return Dumped(array.astype(np.int64), np.zeros(array.shape, dtype=np.bool_))
+
+
+def _parse_npy(data: bytes, path: Path, remedy: str) -> npt.NDArray[Any]:
+    """An array from the bytes of an .npy file; an archive and a pickle are none."""
+    try:
+        return cast("npt.NDArray[Any]", np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
+    # The header is Python text, whose tokenizer and parser have errors of their own.
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as .npy: {reason}; {remedy}") from None
 
 
 def line_digits(tensor: TensorEntry) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -13,9 +15,11 @@ from refusals import refusal
 
 from accelsim.cli import main
 from accelsim.config import load_hardware
+from accelsim.errors import InputError
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.vectors import Request, check, export_corners, export_network, load_pack, read_dump
-from accelsim.vectors.text import encode
+from accelsim.vectors.pack import Pack
+from accelsim.vectors.text import decode, encode
 
 VERSIONS = {"accelsim": "test"}
 EDGE = ["array.rows=4", "array.columns=4", "accumulator.width_bits=16"]
@@ -412,6 +416,12 @@ def test_values_never_written_are_called_unknown(pack, tmp_path):
     assert result.counts == {"linear3": {"output": 3}}
 
 
+def test_a_whole_line_that_begins_like_a_prefix_has_an_unknown_digit():
+    """$writememh writes 0x for 8 bits of which the lower four are unknown."""
+    values, unknown = decode("0x\n1a\n", 2, 1, 8, signed=False, where="x.hex")
+    assert (values.tolist(), unknown.tolist()) == ([[0], [26]], [[True], [False]])
+
+
 def test_padding_of_tiles_is_not_compared(pack, tmp_path):
     _, found = tensors(pack, "conv1")
     changed = found["tile.accumulator"].copy()
@@ -431,7 +441,17 @@ def test_bad_dumps_are_refused_in_one_line(pack, tmp_path):
     for text, said in (
         ("zz\nqq\n", ":2: 'q' is not a hexadecimal digit, x or z"),
         ("123\n", ":1: '123' has 3 digits; a line of 1 elements of 8 bits has 2"),
-        ("@zz\n", ":1: '@zz' is not an address"),
+        *(
+            (
+                f"00\n@{address} 55\n",
+                f":2: {f'@{address}'[:20]!r} is not an address; write @ and up to 16 hexadecimal "
+                "digits, of the line's number from 0",
+            )
+            for address in ("zz", "-1", "+5", "0x10", "", "0" * 17, "1" * 6000)
+        ),
+        ("@" + "f" * 16 + " 55\n", ":1: line 18446744073709551615 is one too many; 192 lines belong here"),
+        ("0x1a\n", ":1: '0x1a' has a prefix; write the digits alone"),
+        ("0Xa\n", ":1: '0xa' has a prefix; write the digits alone"),
         ("00\n" * 193, ":193: line 192 is one too many; 192 lines belong here"),
     ):
         file.write_text(text)
@@ -443,8 +463,41 @@ def test_bad_dumps_are_refused_in_one_line(pack, tmp_path):
     ):
         np.save(folder / "001_conv1.output.npy", array)
         assert said in refusal(read_dump, pack, folder)
+    np.save(folder / "001_conv1.output.npy", np.full((2, 4, 4, 6), 2**64 - 1, dtype=np.uint64))
+    assert "holds 18446744073709551615, beyond any of the pack's values; save it as int8" in refusal(
+        read_dump, pack, folder
+    )
     (folder / "001_conv1.output.npy").rename(folder / "001_conv1.outputs.npy")
     assert "did you mean '001_conv1.output'?" in refusal(read_dump, pack, folder)
+
+
+def test_a_damaged_npy_file_is_refused_in_one_line(pack, tmp_path):
+    """Its header is Python text: what the tokenizer and the parser make of rubbish is no traceback either."""
+    file = tmp_path / "001_conv1.output.npy"
+    np.save(file, np.zeros((2, 4, 4, 6), dtype=np.int8))
+    whole = file.read_bytes()
+    rng = np.random.default_rng(3)
+    damaged = [b"\x93NUMPY\x01\x00\x0a\x00{garb((   ", b"PK\x03\x04rubbish", b"", whole[:7], whole[:100], whole[:-1]]
+    damaged += [whole.replace(b"(2, 4, 4, 6)", text) for text in (b"(2, 4, 4, -6)", b"(2**60,)", b"((((((((((((")]
+    damaged.append(whole.replace(b"'|i1'", b"'|O8'"))
+    for data in damaged:
+        file.write_bytes(data)
+        said = refusal(read_dump, pack, tmp_path)
+        assert said.startswith(f"{file}: cannot be read as .npy: ")
+        assert said.endswith("; save it with numpy.save")
+    for _ in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(0, 128, 2):
+            data[place] = rng.integers(256)
+        file.write_bytes(data)
+        with contextlib.suppress(InputError):  # one line, by construction
+            read_dump(pack, tmp_path)
+    # The same bytes in a pack whose manifest vouches for them.
+    _, tensor = pack.by_file["001_conv1.output"]
+    (tmp_path / "001_conv1.output.npy").write_bytes(damaged[0])
+    digest = hashlib.sha256(damaged[0]).hexdigest()
+    moved = Pack(tmp_path, pack.manifest)
+    assert "export the pack again" in refusal(moved.read, tensor.model_copy(update={"npy_sha256": digest}))
 
 
 def test_both_forms_of_one_tensor_are_refused(pack, tmp_path):

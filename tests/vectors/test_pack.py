@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -446,3 +447,34 @@ def test_an_altered_manifest_is_refused_in_one_line_or_changes_nothing_that_is_r
     assert refused > 50
     assert passed > 0
     manifest.write_text(text)
+
+
+def test_numbers_beyond_64_bits_in_a_manifest_are_refused_in_one_line(tmp_path):
+    """Each key of the first convolution, sum and pool in turn; 2**70 fits no integer that computes with it."""
+    maker = random_graph(np.random.default_rng(5))
+    hardware = load_hardware("edge_8x8", ["array.rows=4", "array.columns=3"])
+    export_network(maker.graph(), hardware, maker.codes(1), tmp_path / "pack", request("cycle"))
+    manifest = tmp_path / "pack" / MANIFEST
+    text = manifest.read_text()
+    output = next(tensor for tensor in load_pack(tmp_path / "pack").by_file if tensor.endswith(".output"))
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / f"{output}.hex").write_text("00\n")  # the rest is unknown: the whole report is made
+    lines = text.splitlines()
+    first = {}
+    for number, line in enumerate(lines):
+        key = line.partition(" = ")[0]
+        if "sha256" not in key and not line.startswith('"') and re.search(r"= \[*-?\d", line):
+            first.setdefault(key, number)
+    assert {"z_x", "z_y", "clip", "z_w", "stride", "shape", "chunks", "total", "words"} <= first.keys()
+    free = []
+    for key, number in first.items():
+        for huge in (2**70, -(2**70)):
+            altered = [*lines]
+            altered[number] = re.sub(r"-?\d+", str(huge), lines[number], count=1)
+            manifest.write_text("\n".join(altered) + "\n")
+            with contextlib.suppress(InputError):  # one line, by construction
+                pack = load_pack(tmp_path / "pack")
+                check(pack, read_dump(pack, tmp_path / "dump"))
+                measure(pack.layer(entry) for entry in pack.manifest.layer)
+                free.append(key)
+    assert set(free) <= {"images", "number", "level"}  # said, and computed with by nobody

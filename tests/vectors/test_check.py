@@ -332,6 +332,91 @@ def test_weights_with_k_in_another_order_are_named(pack, tmp_path):
     assert result.causes[0].text.startswith("channel order: k of the weights runs over (c, h, w)")
 
 
+def exact_then_clamped(pack, entry, found):
+    """An adder tree without limit, and one register that saturates behind it."""
+    totals = {}
+    for name, fit in (("exact", lambda value, bits: value), ("stepwise", clamp)):
+        totals[name] = plain_sums(entry, found, fit)["tile.accumulator"]
+    last = np.vectorize(clamp)(totals["exact"][:, -1:], entry.sums.width_bits)
+    assert (last != totals["stepwise"][:, -1:]).any()
+    return {"output": plain_outputs(entry, found, last)}
+
+
+def weights_from_the_left(pack, entry, found):
+    """The hex file of the weights, each line cut into elements from its most significant end."""
+    tensor = next(tensor for tensor in entry.tensor if tensor.name == "tile.weight")
+    digits = tensor.bits // 4
+    lines = (pack.folder / f"{tensor.file}.hex").read_text().split()
+    rows = [[int(line[at : at + digits], 16) for at in range(0, len(line), digits)] for line in lines]
+    signed = [[value - (1 << tensor.bits) * (value >> (tensor.bits - 1)) for value in row] for row in rows]
+    return plain_sums(entry, found, clamp, np.array(signed).reshape(tensor.shape))
+
+
+def result_lines_reversed(pack, entry, found):
+    """Each line of the hex file with its elements from right to left."""
+    tensor = next(tensor for tensor in entry.tensor if tensor.name == "tile.accumulator")
+    digits = tensor.bits // 4
+    turned = []
+    for line in (pack.folder / f"{tensor.file}.hex").read_text().split():
+        elements = [line[at : at + digits] for at in range(0, len(line), digits)]
+        turned.append("".join(reversed(elements)))
+    text = "\n".join(turned)
+    values = decode(text, tensor.lines, tensor.per_line, tensor.bits, signed=True, where="planted").values
+    return {"tile.accumulator": values.reshape(tensor.shape)}
+
+
+def results_column_by_column(pack, entry, found):
+    """Word m of column j is element j * M + m of its tile's memory, which is read out C elements a line."""
+    wrong = {}
+    for name in ("tile.psum", "tile.accumulator"):
+        wrong[name] = np.zeros_like(found[name])
+        for block, chunk, word, column in np.ndindex(*found[name].shape):
+            line, element = divmod(column * entry.sums.words + word, entry.sums.columns)
+            wrong[name][block, chunk, line, element] = found[name][block, chunk, word, column]
+    return wrong
+
+
+def kernel_channels_outermost(pack, entry, found):
+    """Weights stored as PyTorch has them, (c, r, s), read as if k ran over (r, s, c)."""
+    tiles = np.zeros_like(found["tile.weight"])
+    height, width = entry.geometry.kernel
+    for block, (first, lanes, _) in enumerate(entry.sums.blocks):
+        for chunk, (start, length) in enumerate(entry.sums.chunks):
+            for row, lane in np.ndindex(length, lanes):
+                c, rest = divmod(start + row, height * width)
+                r, s = divmod(rest, width)
+                tiles[block, chunk, row, lane] = found["weight"][first + lane, r, s, c]
+    return plain_sums(entry, found, clamp, tiles)
+
+
+@pytest.mark.parametrize(
+    "plant, text",
+    [
+        (exact_then_clamped, "overflow: sums saturate once at the end, not at every addition"),
+        (weights_from_the_left, "byte order: element 0 of a weight line taken from its most significant end"),
+        (result_lines_reversed, "byte order: elements of a line reversed, element 0 in the most significant bits"),
+        (results_column_by_column, "transposed tile: every tile is written column by column"),
+        (kernel_channels_outermost, "channel order: k of the weights runs over (c, r, s) instead of (r, s, c)"),
+    ],
+)
+def test_each_other_cause_of_the_page_is_named(pack, tmp_path, plant, text):
+    entry, found = tensors(pack, "conv1")
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", plant(pack, entry, found)))
+    assert result.first.layer.name == "conv1"
+    assert (result.causes[0].text, result.causes[0].left) == (text, 0)
+
+
+def test_saturating_instead_of_wrapping_is_named(tmp_path):
+    maker = small_graph()
+    hardware = load_hardware("edge_8x8", EDGE)
+    export_network(maker.graph(), hardware, maker.codes(2), tmp_path / "pack", request("tile", policy="wrapping"))
+    pack = load_pack(tmp_path / "pack")
+    entry, found = tensors(pack, "conv1")
+    assert (plain_sums(entry, found, wrap)["tile.accumulator"] == found["tile.accumulator"]).all()
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", plain_sums(entry, found, clamp)))
+    assert (result.causes[0].text, result.causes[0].left) == ("overflow: additions saturate instead of wrapping", 0)
+
+
 @pytest.mark.parametrize("times, text", [(0, "bias: not added"), (2, "bias: added twice")])
 def test_a_bias_added_twice_or_not_at_all_is_named(pack, tmp_path, times, text):
     entry, found = tensors(pack, "conv1")

@@ -54,7 +54,16 @@ class Cause:
     explained: int
 
 
-def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None, int | None]) -> list[Cause]:
+@dataclass(frozen=True)
+class Found:
+    """Causes, best first, and how many single tiles were tried of those that come into question."""
+
+    causes: list[Cause]
+    tried: int = 0
+    tiles: int = 0
+
+
+def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None, int | None]) -> Found:
     """Mistakes that explain mismatches of one layer, best first.
 
     Args:
@@ -62,20 +71,24 @@ def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None,
         compared: every dumped tensor of the layer.
         place: (block, chunk) of the first divergence, None where not known.
     Returns:
-        Causes that leave fewer mismatches than there are; those that leave none come first.
+        Causes that leave fewer mismatches than there are, those that leave none first; of single tiles at most
+        `MOST_TILES` are tried.
     """
     wrong = [one for one in compared if one.wrong.any()]
     total = sum(int(np.count_nonzero(one.wrong)) for one in wrong)
     found = [Cause(text, left, total) for text, left in _rewritten(wrong, place, layer.entry.sums)]
     results = [one for one in compared if one.tensor.role == "expected"]
+    tried = tiles = 0
     if results and all(one.tensor.role == "expected" for one in wrong):
+        tiles = len(_tiles(layer, place)) if layer.entry.sums is not None else 0
+        tried = min(tiles, MOST_TILES)
         for text, variant in _variants(layer, place):
             predicted = _predict(layer, variant)
             if predicted is not None:
                 left = sum(one.left_by(predicted[one.tensor.name]) for one in results)
                 found.append(Cause(text, left, total))
     better = [cause for cause in found if cause.left < total]
-    return sorted(better, key=lambda cause: cause.left)  # stable: of equals, the first tried
+    return Found(sorted(better, key=lambda cause: cause.left), tried, tiles)  # stable: of equals, the first tried
 
 
 def _predict(layer: Layer, variant: Variant) -> Arrays | None:
@@ -108,7 +121,7 @@ def _variants(layer: Layer, place: tuple[int | None, int | None]) -> Iterator[tu
     yield "bias: not added", Variant(biases=0)
     yield "bias: added twice", Variant(biases=2)
     yield "transposed tile: every weight tile", Variant(weights=_transposed)
-    for tile in _tiles(layer, place):
+    for tile in _tiles(layer, place)[:MOST_TILES]:
         yield (
             f"transposed tile: weights of block {tile[0]}, chunk {tile[1]} only",
             Variant(weights=_transposed, only=tile),
@@ -149,7 +162,7 @@ def _tiles(layer: Layer, place: tuple[int | None, int | None]) -> list[tuple[int
         tile
         for tile in np.ndindex(len(sums.blocks), len(sums.chunks))
         if all(known in (None, own) for known, own in zip(place, tile, strict=True))
-    ][:MOST_TILES]
+    ]
 
 
 # --- mistakes in how it was written ------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from accelsim.config import load_hardware
 from accelsim.errors import InputError
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.vectors import Request, check, export_corners, export_network, load_pack, read_dump
+from accelsim.vectors.causes import MOST_TILES
 from accelsim.vectors.pack import Pack
 from accelsim.vectors.text import decode, encode
 
@@ -229,6 +230,29 @@ def test_a_transposed_weight_tile_is_named(pack, tmp_path, every):
     expected = "transposed tile: every weight tile" if every else "transposed tile: weights of block 1, chunk 3 only"
     assert result.causes[0].text == expected
     assert result.causes[0].left == 0
+
+
+@pytest.mark.parametrize("most", [3, 4, 128])
+def test_tiles_that_were_not_tried_are_said(pack, tmp_path, monkeypatch, most):
+    """Of conv1's nine taps in chunks, one tile of block 1 is transposed and only the layer's sums are dumped."""
+    entry, found = tensors(pack, "conv1")
+    chunks = len(entry.sums.chunks)
+    assert 4 < chunks <= 128
+    weight = found["tile.weight"].copy()
+    weight[1, 3] = weight[1, 3].T
+    total = plain_sums(entry, found, clamp, weight)["tile.accumulator"][:, -1]
+    whole = np.concatenate([total[0], total[1, :, :2]], axis=-1).reshape(found["accumulator"].shape)
+    monkeypatch.setattr("accelsim.vectors.causes.MOST_TILES", most)
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", {"accumulator": whole}))
+    text = "transposed tile: weights of block 1, chunk 3 only"
+    assert (text in [cause.text for cause in result.causes if not cause.left]) == (most > 3)
+    said = f"of the {chunks} tiles whose weights alone might be transposed, the first {most} were tried; dump tile.psum"
+    assert (said in result.text) == (most < chunks)
+
+
+def test_the_page_states_how_many_tiles_are_tried():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "vectors.md").read_text(encoding="utf-8")
+    assert f"among the first {MOST_TILES} tiles of the block that differs" in page
 
 
 def test_a_tile_written_column_by_column_is_named(pack, tmp_path):

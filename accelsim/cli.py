@@ -834,8 +834,8 @@ def _network(arguments: argparse.Namespace) -> tuple[IntegerGraph, Hardware, Any
     folder = Path(arguments.workload)
     if not (folder / "program.bin").exists():
         if any((place / "graph.json").exists() for place in (folder, folder / "graph")):
-            options = ("quantization", "quantization_set", "calibration")
-            _refuse_given(arguments, options, f"{folder} is a graph directory, quantised already")
+            settled = ("quantization", "quantization_set", "calibration")
+            _refuse_given(arguments, settled, f"{folder} is a graph directory, quantised already")
         hardware = _hardware(arguments)
         source = _source(arguments, arguments.workload)
         images, _ = _images(arguments, source, arguments.images, exactly=True)

@@ -363,7 +363,7 @@ def _read_npy(path: Path, tensor: TensorEntry) -> Dumped:
 def _parse_npy(data: bytes, path: Path, remedy: str) -> npt.NDArray[Any]:
     """An array from the bytes of an .npy file; an archive and a pickle are none."""
     try:
-        return cast("npt.NDArray[Any]", np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     # The header is Python text, whose tokenizer and parser have errors of their own.
     except (
         ValueError,

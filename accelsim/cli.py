@@ -789,6 +789,9 @@ def _vectors_export(arguments: argparse.Namespace) -> int:
     _positive("--images", arguments.images)
     _check_destinations(arguments)
     corners = arguments.workload == vectors.CORNERS
+    if corners:
+        options = ("images", "input", *_SOURCE_OPTIONS)
+        _refuse_given(arguments, options, "corners has its own layers and inputs")
     request = vectors.Request(
         level=arguments.level,
         policy=arguments.policy,
@@ -811,6 +814,17 @@ def _vectors_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_SOURCE_OPTIONS = ("quantization", "quantization_set", "data", "calibration")
+
+
+def _refuse_given(arguments: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """Refuse the first of some options that was given and would change nothing."""
+    for option in options:
+        if getattr(arguments, option) != arguments.parser.get_default(option):
+            name = f"--{option.replace('_', '-')}"
+            raise InputError(f"{name}: {why}; leave {name} out")
+
+
 def _network(arguments: argparse.Namespace) -> tuple[IntegerGraph, Hardware, Any]:
     """Graph, hardware and input codes of a workload, or of a program directory, which brings all three."""
     from accelsim.ir import quantize_input
@@ -818,13 +832,15 @@ def _network(arguments: argparse.Namespace) -> tuple[IntegerGraph, Hardware, Any
 
     folder = Path(arguments.workload)
     if not (folder / "program.bin").exists():
+        if any((place / "graph.json").exists() for place in (folder, folder / "graph")):
+            settled = ("quantization", "quantization_set", "calibration")
+            _refuse_given(arguments, settled, f"{folder} is a graph directory, quantised already")
         hardware = _hardware(arguments)
         source = _source(arguments, arguments.workload)
         images, _ = _images(arguments, source, arguments.images, exactly=True)
         return source.graph, hardware, quantize_input(source.graph, images)
-    for option, value in (("--hardware", arguments.hardware), ("--set", arguments.set), ("--input", arguments.input)):
-        if value:
-            raise InputError(f"{option}: {folder} is a program directory, which brings its own; leave {option} out")
+    options = ("hardware", "set", "input", *_SOURCE_OPTIONS)
+    _refuse_given(arguments, options, f"{folder} is a program directory, which brings its own")
     program, graph = load_compiled(folder)
     codes = input_codes(program)
     if arguments.images > len(codes):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 
 import pytest
 from refusals import refusal
+from simulators import need
 
 from accelsim.config import load_hardware
 from accelsim.energy import load_area
@@ -73,9 +73,9 @@ def test_the_script_measures_a_pe_as_the_table_says():
             assert (point.cells, point.transistors) == (shipped.cells, shipped.transistors)
 
 
-@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog (iverilog) is not installed")
 def test_what_is_measured_computes(tmp_path):
     """A PE that saturates at 12 bits, and a lane that rounds halves to even: area of something that works."""
+    need("icarus")
     import subprocess
 
     bench = tmp_path / "bench.sv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from accelsim.numerics import SINGLE_ROUNDINGS, Rounding
 from accelsim.vectors.edges import edges
 from accelsim.vectors.evaluation import Arrays, Variant, compute
 from accelsim.vectors.layers import Layer
-from accelsim.vectors.manifest import TensorEntry
+from accelsim.vectors.manifest import Sums, TensorEntry
 from accelsim.vectors.pack import Dumped
 
 Int64 = npt.NDArray[np.int64]
@@ -53,7 +54,16 @@ class Cause:
     explained: int
 
 
-def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None, int | None]) -> list[Cause]:
+@dataclass(frozen=True)
+class Found:
+    """Causes, best first, and how many single tiles were tried of those that come into question."""
+
+    causes: list[Cause]
+    tried: int = 0
+    tiles: int = 0
+
+
+def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None, int | None]) -> Found:
     """Mistakes that explain mismatches of one layer, best first.
 
     Args:
@@ -61,20 +71,24 @@ def find_causes(layer: Layer, compared: list[Compared], place: tuple[int | None,
         compared: every dumped tensor of the layer.
         place: (block, chunk) of the first divergence, None where not known.
     Returns:
-        Causes that leave fewer mismatches than there are; those that leave none come first.
+        Causes that leave fewer mismatches than there are, those that leave none first; of single tiles at most
+        `MOST_TILES` are tried.
     """
     wrong = [one for one in compared if one.wrong.any()]
     total = sum(int(np.count_nonzero(one.wrong)) for one in wrong)
-    found = [Cause(text, left, total) for text, left in _rewritten(wrong, place)]
+    found = [Cause(text, left, total) for text, left in _rewritten(wrong, place, layer.entry.sums)]
     results = [one for one in compared if one.tensor.role == "expected"]
+    tried = tiles = 0
     if results and all(one.tensor.role == "expected" for one in wrong):
+        tiles = len(_tiles(layer, place)) if layer.entry.sums is not None else 0
+        tried = min(tiles, MOST_TILES)
         for text, variant in _variants(layer, place):
             predicted = _predict(layer, variant)
             if predicted is not None:
                 left = sum(one.left_by(predicted[one.tensor.name]) for one in results)
                 found.append(Cause(text, left, total))
     better = [cause for cause in found if cause.left < total]
-    return sorted(better, key=lambda cause: cause.left)  # stable: of equals, the first tried
+    return Found(sorted(better, key=lambda cause: cause.left), tried, tiles)  # stable: of equals, the first tried
 
 
 def _predict(layer: Layer, variant: Variant) -> Arrays | None:
@@ -107,7 +121,7 @@ def _variants(layer: Layer, place: tuple[int | None, int | None]) -> Iterator[tu
     yield "bias: not added", Variant(biases=0)
     yield "bias: added twice", Variant(biases=2)
     yield "transposed tile: every weight tile", Variant(weights=_transposed)
-    for tile in _tiles(layer, place):
+    for tile in _tiles(layer, place)[:MOST_TILES]:
         yield (
             f"transposed tile: weights of block {tile[0]}, chunk {tile[1]} only",
             Variant(weights=_transposed, only=tile),
@@ -148,13 +162,15 @@ def _tiles(layer: Layer, place: tuple[int | None, int | None]) -> list[tuple[int
         tile
         for tile in np.ndindex(len(sums.blocks), len(sums.chunks))
         if all(known in (None, own) for known, own in zip(place, tile, strict=True))
-    ][:MOST_TILES]
+    ]
 
 
 # --- mistakes in how it was written ------------------------------------------------------------------------
 
 
-def _rewritten(wrong: list[Compared], place: tuple[int | None, int | None]) -> Iterator[tuple[str, int]]:
+def _rewritten(
+    wrong: list[Compared], place: tuple[int | None, int | None], sums: Sums | None
+) -> Iterator[tuple[str, int]]:
     """For each way to write all of the wrong tensors otherwise: what is left when that is undone."""
     ways: list[tuple[str, Callable[[Compared], Int64 | None]]] = [
         ("byte order: bytes of an element reversed", _swapped_bytes),
@@ -170,7 +186,7 @@ def _rewritten(wrong: list[Compared], place: tuple[int | None, int | None]) -> I
         undone = [(one, undo(one)) for one in wrong]
         if all(values is not None for _, values in undone):
             yield text, sum(one.left_after(values) for one, values in undone if values is not None)
-    order = _channel_order(wrong)
+    order = _channel_order(wrong, sums)
     if order is not None:
         yield order, 0
 
@@ -209,48 +225,87 @@ def _channels_first(one: Compared) -> Int64 | None:
     return np.moveaxis(one.got.values.reshape(images, channels, height, width), 1, 3)
 
 
-def _channel_order(wrong: list[Compared]) -> str | None:
-    """One order of the last axis, channels or columns, that makes all the wrong tensors right."""
-    order: list[int] | None = None
-    for one in wrong:
-        if one.tensor.axes[-1] not in ("channel", "column", "n") or one.got.unknown[one.mask].any():
-            return None
-        if order is not None and len(order) != one.tensor.shape[-1]:
-            return None
-        if order is None:
-            order = _matched(one)
-            if order is None:
-                return None
-        if one.left_after(one.got.values[..., order]):
-            return None
-    return None if order is None else f"channel order: {_describe(order)}"
+@dataclass(frozen=True)
+class _Lanes:
+    """A wrong tensor with what is permuted, channels or columns, as its rows: (N, the rest)."""
+
+    expected: Int64
+    got: Int64
+    mask: Bool
 
 
-def _matched(one: Compared) -> list[int] | None:
-    """For each expected channel the dumped one that holds it, itself where it may be; None where none does."""
-    shape = (-1, one.tensor.shape[-1])
-    used = np.flatnonzero(one.mask.reshape(shape).any(axis=0))
-    expected, got = one.expected.reshape(shape).T, one.got.values.reshape(shape).T
+def _channel_order(wrong: list[Compared], sums: Sums | None) -> str | None:
+    """One order of the channels, or of every block's columns, that makes all the wrong tensors right."""
+    if any(one.got.unknown[one.mask].any() for one in wrong):
+        return None
+    for unit, view in (("channels", lambda one: _by_channel(one, sums)), ("columns", _by_column)):
+        lanes = [view(one) for one in wrong]
+        order = _common_order([one for one in lanes if one is not None]) if None not in lanes else None
+        if order is not None:
+            return f"channel order: {_describe(order, unit)}"
+    return None
+
+
+def _by_channel(one: Compared, sums: Sums | None) -> _Lanes | None:
+    """Whole tensors and tiles alike: column j of block b is channel first(b) + j."""
+    axes = one.tensor.axes
+    if axes[-1] in ("channel", "n"):
+        return _Lanes(*(_last_first(array) for array in (one.expected, one.got.values, one.mask)))
+    if axes[0] != "block" or axes[-1] != "column" or sums is None:
+        return None
+    blocks = sums.blocks
+    return _Lanes(
+        *(
+            np.concatenate([_last_first(array[block, ..., :lanes]) for block, (_, lanes, _) in enumerate(blocks)])
+            for array in (one.expected, one.got.values, one.mask)
+        )
+    )
+
+
+def _by_column(one: Compared) -> _Lanes | None:
+    if one.tensor.axes[-1] != "column":
+        return None
+    return _Lanes(*(_last_first(array) for array in (one.expected, one.got.values, one.mask)))
+
+
+def _last_first(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array.reshape(-1, array.shape[-1]).T
+
+
+def _common_order(lanes: list[_Lanes]) -> list[int] | None:
+    """For each channel, the dumped one that holds it in every tensor, itself where it may be; None where none does.
+
+    Channels that one tensor cannot tell apart, another may: a channel's values in all tensors are matched at once.
+    """
+    count = len(lanes[0].expected)
+    if any(len(one.expected) != count for one in lanes):
+        return None
+    expected = np.concatenate([one.expected for one in lanes], axis=1)
+    got = np.concatenate([one.got for one in lanes], axis=1)
+    mask = np.concatenate([one.mask for one in lanes], axis=1)
+    used = np.flatnonzero(mask.any(axis=1))
     there: dict[bytes, list[int]] = {}
-    for channel in used.tolist():
-        there.setdefault(got[channel].tobytes(), []).append(channel)
-    order = list(range(shape[1]))
-    for channel in used.tolist():
-        places = there.get(expected[channel].tobytes(), [])
+    for lane in used.tolist():
+        there.setdefault(got[lane].tobytes(), []).append(lane)
+    order = list(range(count))
+    for lane in used.tolist():
+        places = there.get(expected[lane].tobytes(), [])
         if not places:
             return None
-        order[channel] = places.pop(places.index(channel) if channel in places else 0)
-    return order if order != list(range(len(order))) else None
+        order[lane] = places.pop(places.index(lane) if lane in places else 0)
+    if order == list(range(count)) or (mask & (got[order] != expected)).any():
+        return None
+    return order
 
 
-def _describe(order: list[int]) -> str:
+def _describe(order: list[int], unit: str) -> str:
     moved = [n for n, source in enumerate(order) if source != n]
     if order == list(range(len(order)))[::-1]:
-        return "channels in reverse order"
+        return f"{unit} in reverse order"
     if len(moved) == 2:
-        return f"channels {moved[0]} and {moved[1]} exchanged"
+        return f"{unit} {moved[0]} and {moved[1]} exchanged"
     turn = order[0]
     if order == [(n + turn) % len(order) for n in range(len(order))]:
-        return f"channels rotated by {turn}"
+        return f"{unit} rotated by {turn}"
     shown = ", ".join(f"{n} is in {order[n]}'s place" for n in moved[:8])
-    return f"channels permuted ({shown}{', ...' if len(moved) > 8 else ''})"
+    return f"{unit} permuted ({shown}{', ...' if len(moved) > 8 else ''})"

@@ -68,6 +68,7 @@ class Result:
         given: names of the tensors dumped, by layer name.
         counts: mismatches by layer name, then tensor, in order.
         causes: mistakes that explain the first divergence's layer, best first.
+        tiles: single tiles tried for being transposed, and how many come into question.
         text: all of it, for people.
     """
 
@@ -77,6 +78,7 @@ class Result:
     given: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     causes: list[Cause] = field(default_factory=list)
+    tiles: tuple[int, int] = (0, 0)
     text: str = ""
 
     @property
@@ -111,7 +113,8 @@ def check(pack: Pack, dump: dict[str, Dumped], *, trace_lines: int = 40) -> Resu
         return result
     layer, compared = culprit
     place = result.first.place
-    result.causes = find_causes(layer, compared, (place.block, place.chunk))
+    found = find_causes(layer, compared, (place.block, place.chunk))
+    result.causes, result.tiles = found.causes, (found.tried, found.tiles)
     result.text = "\n".join(_show(result, result.first, layer, trace_lines))
     return result
 
@@ -308,7 +311,7 @@ def _causes(result: Result, entry: LayerEntry) -> list[str]:
     if found:
         lines = ["", f"cause: {found[0].text}"]
         lines.append(f"  with it, all {found[0].explained:,} mismatches of layer {entry.name} vanish")
-        return lines + [f"  so they do with: {cause.text}" for cause in found[1:]]
+        return lines + [f"  so they do with: {cause.text}" for cause in found[1:]] + _cut(result)
     lines = ["", "cause: none of those that are known explains every mismatch of the layer"]
     if not any(tensor.startswith("input") for tensor in result.given.get(entry.name, ())):
         lines.append(
@@ -317,4 +320,14 @@ def _causes(result: Result, entry: LayerEntry) -> list[str]:
     if result.causes and 2 * result.causes[0].left < result.causes[0].explained:
         near = result.causes[0]
         lines.append(f"  nearest: {near.text}: {near.left:,} of {near.explained:,} would be left")
-    return lines
+    return lines + _cut(result)
+
+
+def _cut(result: Result) -> list[str]:
+    tried, tiles = result.tiles
+    if tried == tiles:
+        return []
+    return [
+        f"  of the {tiles:,} tiles whose weights alone might be transposed, the first {tried:,} were tried; dump "
+        "tile.psum or tile.accumulator as well, which tell the tile"
+    ]

@@ -55,6 +55,16 @@ def word_at(sums: Sums, cycles: Cycles, cycle: int, column: int) -> tuple[int, i
     return None
 
 
+def shapes(sums: Sums) -> dict[str, tuple[int, int, int]]:
+    """Shapes (blocks, cycles, R or C) of what `edges` gives, by name."""
+    sides = {"activation": sums.rows, "weight": sums.columns, "psum": sums.columns}
+    if sums.running and sums.bias_at == "accumulator":
+        sides["start"] = sums.columns
+    widths = {f"cycle.{name}{suffix}": width for name, width in sides.items() for suffix in ("", "_valid")}
+    widths["cycle.switch"] = sums.rows
+    return {name: (len(sums.blocks), cycles_of(sums).total, width) for name, width in widths.items()}
+
+
 def edges(sums: Sums, tiles: Arrays) -> Arrays:
     """Values on the edges in each cycle, and flags that say where there are any; elsewhere 0.
 
@@ -67,14 +77,7 @@ def edges(sums: Sums, tiles: Arrays) -> Arrays:
         array, cycle.start at the top where running sums start from biases; and a ``_valid`` array of each but switch.
     """
     cycles = cycles_of(sums)
-    found: Arrays = {}
-    sides = {"activation": sums.rows, "weight": sums.columns, "psum": sums.columns}
-    if sums.running and sums.bias_at == "accumulator":
-        sides["start"] = sums.columns
-    for name, width in sides.items():
-        for suffix in ("", "_valid"):
-            found[f"cycle.{name}{suffix}"] = np.zeros((len(sums.blocks), cycles.total, width), dtype=np.int64)
-    found["cycle.switch"] = np.zeros((len(sums.blocks), cycles.total, sums.rows), dtype=np.int64)
+    found: Arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes(sums).items()}
     for block in range(len(sums.blocks)):
         own = {name: array[block] for name, array in found.items()}
         (_running if sums.running else _stationary)(sums, cycles, tiles, block, own)

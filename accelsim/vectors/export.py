@@ -18,6 +18,7 @@ from accelsim.vectors.coverage import Coverage, coverage_text, measure
 from accelsim.vectors.layers import Layer, make_layers, policy_of
 from accelsim.vectors.manifest import ArrayEntry, Level, Manifest, Policy
 from accelsim.vectors.pack import element_bits, write_pack
+from accelsim.vectors.target import check_target
 
 Int64 = npt.NDArray[np.int64]
 
@@ -55,6 +56,7 @@ def export_network(
     Raises:
         InputError: a layer or mode that cannot be exported, or a folder that cannot be written.
     """
+    check_target(folder)
     _check_names([node.name for node in graph.nodes[1:]], graph.name, request)
     policy = policy_of(hardware, request.policy)
     layers = make_layers(graph, hardware, codes, policy=policy, only=request.layers)
@@ -63,6 +65,7 @@ def export_network(
 
 def export_corners(hardware: Hardware, folder: Path, request: Request) -> tuple[Manifest, Coverage]:
     """Write the directed cases for a machine."""
+    check_target(folder)
     policy = policy_of(hardware, request.policy)
     layers: list[Layer] = []
     for case in corners.cases(hardware):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,10 @@ FORMAT: Literal["accelsim-vectors"] = "accelsim-vectors"
 VERSION = 1
 MANIFEST = "manifest.toml"
 
+Code = Annotated[int, Field(ge=-128, le=255)]
+"""A code or zero point: of int8 or uint8."""
+Extent = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""A size, a position or a count; products of them are Python's, and what they size is checked against the tensors."""
 Level = Literal["layer", "tile", "cycle"]
 Policy = Literal["saturating", "wrapping", "exact"]
 LEVELS: tuple[Level, ...] = ("layer", "tile", "cycle")
@@ -33,10 +37,10 @@ class TensorEntry(Section):
     role: Literal["operand", "parameter", "expected"]
     level: Level
     axes: list[str]
-    shape: list[int]
+    shape: list[Extent]
     dtype: Literal["int8", "uint8", "int16", "int32", "int64"]
     bits: Literal[1, 8, 16, 32, 64]
-    per_line: int = Field(ge=1)
+    per_line: int = Field(ge=1, lt=1 << 31)
     file: str
     hex_sha256: str
     npy_sha256: str
@@ -65,9 +69,9 @@ class Numerics(Section):
 
     activation_bits: int = Field(ge=2, le=8)
     activation_signed: bool
-    z_x: list[int]
-    z_y: int
-    clip: list[int]
+    z_x: list[Code]
+    z_y: Code
+    clip: list[Code]
     scheme: Literal["fixed_point", "power_of_two", "reciprocal", "float32", "float64"]
     rounding: Literal["floor", "half_up", "half_even", "half_away", "toward_zero", "tflite_double"]
     multiplier_bits: int
@@ -112,16 +116,16 @@ class Sums(Section):
     width_bits: int = Field(ge=8, le=64)
     zero_points: Literal["folded", "subtracted"]
     weight_bits: int = Field(ge=2, le=8)
-    z_w: int
+    z_w: Code
     bias_at: Literal["ppu", "accumulator"]
     running: bool
     diagonal: bool
-    rows: int = Field(ge=1)
-    columns: int = Field(ge=1)
-    words: int = Field(ge=1)
-    sets: int = Field(ge=1)
-    chunks: list[list[int]]
-    blocks: list[list[int]]
+    rows: int = Field(ge=1, lt=1 << 31)
+    columns: int = Field(ge=1, lt=1 << 31)
+    words: int = Field(ge=1, lt=1 << 31)
+    sets: int = Field(ge=1, lt=1 << 31)
+    chunks: list[list[Extent]]
+    blocks: list[list[Extent]]
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -140,13 +144,13 @@ class Sums(Section):
 class Geometry(Section):
     """Shapes (image, y, x, channel), and the window of a convolution or pool."""
 
-    input: list[int]
-    output: list[int]
-    kernel: list[int] = Field(default=[1, 1])
-    stride: list[int] = Field(default=[1, 1])
-    padding: list[int] = Field(default=[0, 0, 0, 0])
-    dilation: list[int] = Field(default=[1, 1])
-    groups: int = 1
+    input: list[Extent]
+    output: list[Extent]
+    kernel: list[Extent] = Field(default=[1, 1])
+    stride: list[Extent] = Field(default=[1, 1])
+    padding: list[Extent] = Field(default=[0, 0, 0, 0])
+    dilation: list[Extent] = Field(default=[1, 1])
+    groups: Extent = 1
     count_include_pad: bool = True
 
 
@@ -159,9 +163,9 @@ class Cycles(Section):
         stream: ws, for each chunk: cycle word 0 enters row 0; os, for each tile of R words: its first piece does.
     """
 
-    total: int
-    load: list[int]
-    stream: list[int]
+    total: Extent
+    load: list[Extent]
+    stream: list[Extent]
 
 
 class LayerEntry(Section):
@@ -190,13 +194,13 @@ class ArrayEntry(Section):
     """The array whose tiles these are."""
 
     hardware: str
-    rows: int = Field(ge=1)
-    columns: int = Field(ge=1)
+    rows: int = Field(ge=1, lt=1 << 31)
+    columns: int = Field(ge=1, lt=1 << 31)
     dataflow: Literal["ws", "os"]
 
 
 class Manifest(Section):
-    """The whole of manifest.toml."""
+    """The whole of manifest.toml; `files` has the SHA-256 of every file that is no tensor's, by name."""
 
     format: Literal["accelsim-vectors"]
     version: int
@@ -206,6 +210,7 @@ class Manifest(Section):
     command: str
     checked: str
     versions: dict[str, str]
+    files: dict[str, str] = Field(default={})
     array: ArrayEntry
     layer: list[LayerEntry]
 
@@ -232,7 +237,7 @@ def manifest_text(manifest: Manifest) -> str:
 
 def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {key: value for key, value in data.items() if not _is_table(value) and value is not None}
-    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    lines = [f"{key if key.isidentifier() else _value(key)} = {_value(value)}" for key, value in plain.items()]
     for key, value in data.items():
         if isinstance(value, dict):
             lines += ["", f"[{'.'.join((*path, key))}]", *_table(value, (*path, key))]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+import math
+import tokenize
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from accelsim.errors import InputError, did_you_mean
-from accelsim.files import check_folder, read_bytes, write_whole
-from accelsim.vectors.edges import cycles_of, edges
+from accelsim.files import read_bytes, write_whole
+from accelsim.vectors.edges import cycles_of, edges, shapes
 from accelsim.vectors.layers import Layer
 from accelsim.vectors.manifest import (
     FORMAT,
@@ -31,6 +33,7 @@ from accelsim.vectors.manifest import (
     read_manifest,
 )
 from accelsim.vectors.rules import broken_rule
+from accelsim.vectors.target import replaced
 from accelsim.vectors.text import decode, digits, encode
 
 Int64 = npt.NDArray[np.int64]
@@ -134,7 +137,7 @@ def _fits_32(layer: Layer) -> bool:
 
 def write_pack(
     folder: Path,
-    layers: Iterable[Layer],
+    layers: Sequence[Layer],
     *,
     name: str,
     level: Level,
@@ -144,23 +147,54 @@ def write_pack(
     array: ArrayEntry,
     extra: dict[str, str],
 ) -> Manifest:
-    """Write a pack; the manifest, last, vouches for every file.
+    """Write a pack, after every limit was checked; the manifest, last, vouches for every file.
 
     Args:
-        folder: made where it is not there; must be empty or hold a pack, whose files are replaced.
-        layers: from `make_layers`; each is written and let go.
+        folder: made where it is not there; must be empty or hold a pack, whose files are replaced, all or none.
+        layers: from `make_layers`.
         level: what is written of each.
         command, versions: how to make the pack again.
         extra: further files by name, benches and reports.
     Raises:
-        InputError: the folder cannot be made or written, or the pack would exceed `LARGEST_BYTES`.
+        InputError: the folder cannot be made or written, holds files that are no pack's, or the pack would exceed
+            `LARGEST_BYTES` or `MOST_CYCLES`. The folder is as it was.
     """
-    check_folder(folder)
-    _clear(folder)
-    entries, total = [], 0
+    planned = _plan(folder, layers, level)
+    tensors = [f"{layer.entry.label}.{key}" for layer, keys in zip(layers, planned, strict=True) for key in keys]
+    new = {MANIFEST, *extra, *(f"{file}.{form}" for file in tensors for form in ("hex", "npy"))}
+    with replaced(folder, new) as staging:
+        entries = []
+        for layer, keys in zip(layers, planned, strict=True):
+            entry, arrays = layer.entry, dict(layer.arrays)
+            if entry.sums is not None and level == "cycle":
+                arrays |= edges(entry.sums, arrays)
+                entry = entry.model_copy(update={"cycles": cycles_of(entry.sums)})
+            written = [_write_tensor(staging, layer, key, arrays[key]) for key in keys]
+            entries.append(entry.model_copy(update={"tensor": written}))
+        manifest = Manifest(
+            format=FORMAT,
+            version=VERSION,
+            name=name,
+            level=level,
+            images=images,
+            command=command,
+            checked="every output equals the reference evaluation of the integer graph, bit for bit",
+            versions=versions,
+            files={file: hashlib.sha256(text.encode()).hexdigest() for file, text in extra.items()},
+            array=array,
+            layer=entries,
+        )
+        for file, text in {**extra, MANIFEST: manifest_text(manifest)}.items():
+            write_whole(staging / file, text)
+    return manifest
+
+
+def _plan(folder: Path, layers: Sequence[Layer], level: Level) -> list[list[str]]:
+    """Names of the tensors to write of each layer; refuses what exceeds a limit before anything is made or written."""
+    planned, total = [], 0
     for layer in layers:
         entry = layer.entry
-        arrays = dict(layer.arrays)
+        sizes = {key: array.size for key, array in layer.arrays.items()}
         if entry.sums is not None and level == "cycle":
             cycles = cycles_of(entry.sums)
             if len(entry.sums.blocks) * cycles.total > MOST_CYCLES:
@@ -168,52 +202,20 @@ def write_pack(
                     f"layer {entry.name}: {len(entry.sums.blocks)} blocks of {cycles.total:,} cycles are more than the "
                     f"{MOST_CYCLES:,} cycles of a pack's layer; export it with --level tile"
                 )
-            arrays |= edges(entry.sums, arrays)
-            entry = entry.model_copy(update={"cycles": cycles})
-        chosen = {key: value for key, value in arrays.items() if LEVELS.index(level_of(key)) <= LEVELS.index(level)}
-        total += sum(_bytes(layer, key, value) for key, value in chosen.items())
+            sizes |= {key: math.prod(shape) for key, shape in shapes(entry.sums).items()}
+        planned.append([key for key in sizes if LEVELS.index(level_of(key)) <= LEVELS.index(level)])
+        total += sum(_bytes(layer, key, sizes[key]) for key in planned[-1])
         if total > LARGEST_BYTES:
             raise InputError(
                 f"{folder}: the pack would exceed {LARGEST_BYTES:,} bytes at layer {entry.name}; export fewer layers "
                 "(--layer), fewer images, or --level layer"
             )
-        tensors = [_write_tensor(folder, layer, key, value) for key, value in chosen.items()]
-        entries.append(entry.model_copy(update={"tensor": tensors}))
-    manifest = Manifest(
-        format=FORMAT,
-        version=VERSION,
-        name=name,
-        level=level,
-        images=images,
-        command=command,
-        checked="every output equals the reference evaluation of the integer graph, bit for bit",
-        versions=versions,
-        array=array,
-        layer=entries,
-    )
-    for file, text in {**extra, MANIFEST: manifest_text(manifest)}.items():
-        write_whole(folder / file, text)
-    return manifest
+    return planned
 
 
-def _bytes(layer: Layer, name: str, array: Int64) -> int:
+def _bytes(layer: Layer, name: str, size: int) -> int:
     bits, _ = element_bits(layer, name)
-    return array.size * (max(bits, 8) // 8 + -(-bits // 4))
-
-
-def _clear(folder: Path) -> None:
-    """Make the folder; remove an earlier pack's files, and nothing else."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = sorted(folder.iterdir())
-        if there and not (folder / MANIFEST).exists():
-            raise InputError(f"{folder}: holds {there[0].name} and no {MANIFEST}; give an empty or a new folder")
-        for path in there:
-            if path.is_file() and path.suffix in (".hex", ".npy"):
-                path.unlink()
-        (folder / MANIFEST).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make the folder: {error.strerror}; choose another") from None
+    return size * (max(bits, 8) // 8 + -(-bits // 4))
 
 
 def _write_tensor(folder: Path, layer: Layer, name: str, array: Int64) -> TensorEntry:
@@ -265,10 +267,7 @@ class Pack:
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != tensor.npy_sha256:
             raise InputError(f"{path}: is not the file its manifest was written for; export the pack again")
-        try:
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as .npy: {error}; export the pack again") from None
+        array = _parse_npy(data, path, "export the pack again")
         if list(array.shape) != tensor.shape or array.dtype.name != tensor.dtype:
             raise InputError(
                 f"{path}: holds {array.dtype} {array.shape}, and its manifest says {tensor.dtype} "
@@ -349,15 +348,34 @@ def _read_hex(path: Path, tensor: TensorEntry) -> Dumped:
 
 
 def _read_npy(path: Path, tensor: TensorEntry) -> Dumped:
-    try:
-        array = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+    array = _parse_npy(read_bytes(path), path, "save it with numpy.save")
+    if array.dtype.kind not in "iu":
         raise InputError(f"{path}: holds no array of integers; save one as {tensor.dtype}")
     if list(array.shape) != tensor.shape:
         raise InputError(f"{path}: shape {array.shape} is not the pack's {tuple(tensor.shape)}")
+    if array.dtype.kind == "u" and int(array.max()) >= 1 << 63:  # int64 would make it negative
+        raise InputError(
+            f"{path}: holds {int(array.max())}, beyond any of the pack's values; save it as {tensor.dtype}"
+        )
     return Dumped(array.astype(np.int64), np.zeros(array.shape, dtype=np.bool_))
+
+
+def _parse_npy(data: bytes, path: Path, remedy: str) -> npt.NDArray[Any]:
+    """An array from the bytes of an .npy file; an archive and a pickle are none."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    # The header is Python text, whose tokenizer and parser have errors of their own.
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as .npy: {reason}; {remedy}") from None
 
 
 def line_digits(tensor: TensorEntry) -> int:

@@ -18,6 +18,7 @@ Int64 = npt.NDArray[np.int64]
 CONTAINERS = (8, 16, 32, 64)
 """Bits of one element of numbers; flags take 1."""
 _NOT_DIGITS = re.compile(r"[^0-9a-f]")
+_ADDRESS = re.compile(r"@[0-9a-f]{1,16}", re.ASCII)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -77,6 +78,9 @@ def decode(text: str, lines: int, per_line: int, bits: int, *, signed: bool, whe
             if word.startswith("@"):
                 place = _address(word, number, where)
                 continue
+            # A whole line such as 0x1a is a simulator's, digit 2 unknown; a shorter or longer one has C's prefix.
+            if word.startswith("0x") and len(word) != wide:
+                raise InputError(f"{where}:{number}: {word[:20]!r} has a prefix; write the digits alone")
             if place >= lines:
                 raise InputError(f"{where}:{number}: line {place} is one too many; {lines} lines belong here")
             if len(word) > wide and word[: len(word) - wide].strip("0"):
@@ -96,10 +100,12 @@ def _line_breaks(comment: re.Match[str]) -> str:
 
 
 def _address(word: str, number: int, where: str) -> int:
-    try:
-        return int(word[1:], 16)
-    except ValueError:
-        raise InputError(f"{where}:{number}: {word[:20]!r} is not an address") from None
+    if not _ADDRESS.fullmatch(word):
+        raise InputError(
+            f"{where}:{number}: {word[:20]!r} is not an address; write @ and up to 16 hexadecimal digits, of the "
+            "line's number from 0"
+        )
+    return int(word[1:], 16)
 
 
 def _elements(rows: list[str], per_line: int, bits: int, *, signed: bool) -> Decoded:

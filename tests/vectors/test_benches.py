@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import random_graph, random_hardware
+from simulators import need
 
 from accelsim.cli import main
 from accelsim.vectors import Request, check, export_network, load_pack, read_dump
@@ -19,7 +19,11 @@ HERE = Path(__file__).parent
 BENCHES = ("layers.sv", "tile_bench.sv", "ppu_bench.sv")
 EXAMPLES = ("example_array.sv", "example_ppu.sv")
 
-pytestmark = pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog (iverilog) is not installed")
+
+@pytest.fixture(autouse=True, scope="module")
+def icarus() -> None:
+    """Before every fixture of the module, so that a missing Icarus is not a failure of theirs."""
+    need("icarus")
 
 
 def export(folder: Path, *arguments: str) -> Path:

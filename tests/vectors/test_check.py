@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -13,9 +15,12 @@ from refusals import refusal
 
 from accelsim.cli import main
 from accelsim.config import load_hardware
+from accelsim.errors import InputError
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.vectors import Request, check, export_corners, export_network, load_pack, read_dump
-from accelsim.vectors.text import encode
+from accelsim.vectors.causes import MOST_TILES
+from accelsim.vectors.pack import Pack
+from accelsim.vectors.text import decode, encode
 
 VERSIONS = {"accelsim": "test"}
 EDGE = ["array.rows=4", "array.columns=4", "accumulator.width_bits=16"]
@@ -227,6 +232,29 @@ def test_a_transposed_weight_tile_is_named(pack, tmp_path, every):
     assert result.causes[0].left == 0
 
 
+@pytest.mark.parametrize("most", [3, 4, 128])
+def test_tiles_that_were_not_tried_are_said(pack, tmp_path, monkeypatch, most):
+    """Of conv1's nine taps in chunks, one tile of block 1 is transposed and only the layer's sums are dumped."""
+    entry, found = tensors(pack, "conv1")
+    chunks = len(entry.sums.chunks)
+    assert 4 < chunks <= 128
+    weight = found["tile.weight"].copy()
+    weight[1, 3] = weight[1, 3].T
+    total = plain_sums(entry, found, clamp, weight)["tile.accumulator"][:, -1]
+    whole = np.concatenate([total[0], total[1, :, :2]], axis=-1).reshape(found["accumulator"].shape)
+    monkeypatch.setattr("accelsim.vectors.causes.MOST_TILES", most)
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", {"accumulator": whole}))
+    text = "transposed tile: weights of block 1, chunk 3 only"
+    assert (text in [cause.text for cause in result.causes if not cause.left]) == (most > 3)
+    said = f"of the {chunks} tiles whose weights alone might be transposed, the first {most} were tried; dump tile.psum"
+    assert (said in result.text) == (most < chunks)
+
+
+def test_the_page_states_how_many_tiles_are_tried():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "vectors.md").read_text(encoding="utf-8")
+    assert f"among the first {MOST_TILES} tiles of the block that differs" in page
+
+
 def test_a_tile_written_column_by_column_is_named(pack, tmp_path):
     _, found = tensors(pack, "conv1")
     wrong = found["tile.accumulator"].copy()
@@ -268,6 +296,44 @@ def test_channels_in_another_order_are_named(pack, tmp_path, order, text):
     assert result.causes[0].text == f"channel order: {text}"
 
 
+def into_blocks(entry, values):
+    """(image, y, x, channel) as the tiles (blocks, words, C)."""
+    sums = entry.sums
+    tiles = np.zeros((len(sums.blocks), sums.words, sums.columns), dtype=np.int64)
+    for block, (first, lanes, _) in enumerate(sums.blocks):
+        for lane in range(lanes):
+            tiles[block, :, lane] = values[..., first + lane].ravel()
+    return tiles
+
+
+@pytest.mark.parametrize(
+    "order, text",
+    [
+        ([1, 0, 2, 3, 5, 4], "channels permuted (0 is in 1's place, 1 is in 0's place, 4 is in 5's place, 5 is in"),
+        ([0, 1, 4, 3, 2, 5], "channels 2 and 4 exchanged"),  # from one block to the other
+    ],
+)
+@pytest.mark.parametrize("given", [("output", "tile.output"), ("tile.output",), ("tile.output", "tile.accumulator")])
+def test_channels_in_another_order_are_named_in_whole_tensors_and_tiles_at_once(pack, tmp_path, order, text, given):
+    entry, found = tensors(pack, "conv1")
+    whole = found["output"][..., order]
+    wrong = {"output": whole, "tile.output": into_blocks(entry, whole)}
+    chunks = found["tile.accumulator"]
+    flat = np.concatenate([chunks[0], chunks[1, ..., :2]], axis=-1)[..., order]
+    wrong["tile.accumulator"] = np.stack([flat[..., :4], np.pad(flat[..., 4:], ((0, 0), (0, 0), (0, 2)))])
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", {name: wrong[name] for name in given}))
+    assert result.causes[0].left == 0
+    assert result.causes[0].text.startswith(f"channel order: {text}")
+
+
+def test_columns_in_another_order_that_takes_in_empty_lanes_are_named(pack, tmp_path):
+    """The second block has two channels in four columns; a rotation of the columns brings padding into them."""
+    _, found = tensors(pack, "conv1")
+    turned = np.roll(found["tile.psum"], 1, axis=-1)
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", {"tile.psum": turned}))
+    assert result.causes[0].text == "channel order: columns rotated by 1"
+
+
 def test_channels_first_is_named(pack, tmp_path):
     _, found = tensors(pack, "conv1")
     wrong = np.moveaxis(found["output"], 3, 1).reshape(found["output"].shape)
@@ -288,6 +354,91 @@ def test_weights_with_k_in_another_order_are_named(pack, tmp_path):
     result = checked(pack, dump(pack, tmp_path / "dump", "linear3", {"tile.accumulator": wrong}))
     assert (result.first.place.block, result.first.place.chunk) == (0, 0)
     assert result.causes[0].text.startswith("channel order: k of the weights runs over (c, h, w)")
+
+
+def exact_then_clamped(pack, entry, found):
+    """An adder tree without limit, and one register that saturates behind it."""
+    totals = {}
+    for name, fit in (("exact", lambda value, bits: value), ("stepwise", clamp)):
+        totals[name] = plain_sums(entry, found, fit)["tile.accumulator"]
+    last = np.vectorize(clamp)(totals["exact"][:, -1:], entry.sums.width_bits)
+    assert (last != totals["stepwise"][:, -1:]).any()
+    return {"output": plain_outputs(entry, found, last)}
+
+
+def weights_from_the_left(pack, entry, found):
+    """The hex file of the weights, each line cut into elements from its most significant end."""
+    tensor = next(tensor for tensor in entry.tensor if tensor.name == "tile.weight")
+    digits = tensor.bits // 4
+    lines = (pack.folder / f"{tensor.file}.hex").read_text().split()
+    rows = [[int(line[at : at + digits], 16) for at in range(0, len(line), digits)] for line in lines]
+    signed = [[value - (1 << tensor.bits) * (value >> (tensor.bits - 1)) for value in row] for row in rows]
+    return plain_sums(entry, found, clamp, np.array(signed).reshape(tensor.shape))
+
+
+def result_lines_reversed(pack, entry, found):
+    """Each line of the hex file with its elements from right to left."""
+    tensor = next(tensor for tensor in entry.tensor if tensor.name == "tile.accumulator")
+    digits = tensor.bits // 4
+    turned = []
+    for line in (pack.folder / f"{tensor.file}.hex").read_text().split():
+        elements = [line[at : at + digits] for at in range(0, len(line), digits)]
+        turned.append("".join(reversed(elements)))
+    text = "\n".join(turned)
+    values = decode(text, tensor.lines, tensor.per_line, tensor.bits, signed=True, where="planted").values
+    return {"tile.accumulator": values.reshape(tensor.shape)}
+
+
+def results_column_by_column(pack, entry, found):
+    """Word m of column j is element j * M + m of its tile's memory, which is read out C elements a line."""
+    wrong = {}
+    for name in ("tile.psum", "tile.accumulator"):
+        wrong[name] = np.zeros_like(found[name])
+        for block, chunk, word, column in np.ndindex(*found[name].shape):
+            line, element = divmod(column * entry.sums.words + word, entry.sums.columns)
+            wrong[name][block, chunk, line, element] = found[name][block, chunk, word, column]
+    return wrong
+
+
+def kernel_channels_outermost(pack, entry, found):
+    """Weights stored as PyTorch has them, (c, r, s), read as if k ran over (r, s, c)."""
+    tiles = np.zeros_like(found["tile.weight"])
+    height, width = entry.geometry.kernel
+    for block, (first, lanes, _) in enumerate(entry.sums.blocks):
+        for chunk, (start, length) in enumerate(entry.sums.chunks):
+            for row, lane in np.ndindex(length, lanes):
+                c, rest = divmod(start + row, height * width)
+                r, s = divmod(rest, width)
+                tiles[block, chunk, row, lane] = found["weight"][first + lane, r, s, c]
+    return plain_sums(entry, found, clamp, tiles)
+
+
+@pytest.mark.parametrize(
+    "plant, text",
+    [
+        (exact_then_clamped, "overflow: sums saturate once at the end, not at every addition"),
+        (weights_from_the_left, "byte order: element 0 of a weight line taken from its most significant end"),
+        (result_lines_reversed, "byte order: elements of a line reversed, element 0 in the most significant bits"),
+        (results_column_by_column, "transposed tile: every tile is written column by column"),
+        (kernel_channels_outermost, "channel order: k of the weights runs over (c, r, s) instead of (r, s, c)"),
+    ],
+)
+def test_each_other_cause_of_the_page_is_named(pack, tmp_path, plant, text):
+    entry, found = tensors(pack, "conv1")
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", plant(pack, entry, found)))
+    assert result.first.layer.name == "conv1"
+    assert (result.causes[0].text, result.causes[0].left) == (text, 0)
+
+
+def test_saturating_instead_of_wrapping_is_named(tmp_path):
+    maker = small_graph()
+    hardware = load_hardware("edge_8x8", EDGE)
+    export_network(maker.graph(), hardware, maker.codes(2), tmp_path / "pack", request("tile", policy="wrapping"))
+    pack = load_pack(tmp_path / "pack")
+    entry, found = tensors(pack, "conv1")
+    assert (plain_sums(entry, found, wrap)["tile.accumulator"] == found["tile.accumulator"]).all()
+    result = checked(pack, dump(pack, tmp_path / "dump", "conv1", plain_sums(entry, found, clamp)))
+    assert (result.causes[0].text, result.causes[0].left) == ("overflow: additions saturate instead of wrapping", 0)
 
 
 @pytest.mark.parametrize("times, text", [(0, "bias: not added"), (2, "bias: added twice")])
@@ -374,6 +525,12 @@ def test_values_never_written_are_called_unknown(pack, tmp_path):
     assert result.counts == {"linear3": {"output": 3}}
 
 
+def test_a_whole_line_that_begins_like_a_prefix_has_an_unknown_digit():
+    """$writememh writes 0x for 8 bits of which the lower four are unknown."""
+    values, unknown = decode("0x\n1a\n", 2, 1, 8, signed=False, where="x.hex")
+    assert (values.tolist(), unknown.tolist()) == ([[0], [26]], [[True], [False]])
+
+
 def test_padding_of_tiles_is_not_compared(pack, tmp_path):
     _, found = tensors(pack, "conv1")
     changed = found["tile.accumulator"].copy()
@@ -393,7 +550,17 @@ def test_bad_dumps_are_refused_in_one_line(pack, tmp_path):
     for text, said in (
         ("zz\nqq\n", ":2: 'q' is not a hexadecimal digit, x or z"),
         ("123\n", ":1: '123' has 3 digits; a line of 1 elements of 8 bits has 2"),
-        ("@zz\n", ":1: '@zz' is not an address"),
+        *(
+            (
+                f"00\n@{address} 55\n",
+                f":2: {f'@{address}'[:20]!r} is not an address; write @ and up to 16 hexadecimal "
+                "digits, of the line's number from 0",
+            )
+            for address in ("zz", "-1", "+5", "0x10", "", "0" * 17, "1" * 6000)
+        ),
+        ("@" + "f" * 16 + " 55\n", ":1: line 18446744073709551615 is one too many; 192 lines belong here"),
+        ("0x1a\n", ":1: '0x1a' has a prefix; write the digits alone"),
+        ("0Xa\n", ":1: '0xa' has a prefix; write the digits alone"),
         ("00\n" * 193, ":193: line 192 is one too many; 192 lines belong here"),
     ):
         file.write_text(text)
@@ -405,8 +572,41 @@ def test_bad_dumps_are_refused_in_one_line(pack, tmp_path):
     ):
         np.save(folder / "001_conv1.output.npy", array)
         assert said in refusal(read_dump, pack, folder)
+    np.save(folder / "001_conv1.output.npy", np.full((2, 4, 4, 6), 2**64 - 1, dtype=np.uint64))
+    assert "holds 18446744073709551615, beyond any of the pack's values; save it as int8" in refusal(
+        read_dump, pack, folder
+    )
     (folder / "001_conv1.output.npy").rename(folder / "001_conv1.outputs.npy")
     assert "did you mean '001_conv1.output'?" in refusal(read_dump, pack, folder)
+
+
+def test_a_damaged_npy_file_is_refused_in_one_line(pack, tmp_path):
+    """Its header is Python text: what the tokenizer and the parser make of rubbish is no traceback either."""
+    file = tmp_path / "001_conv1.output.npy"
+    np.save(file, np.zeros((2, 4, 4, 6), dtype=np.int8))
+    whole = file.read_bytes()
+    rng = np.random.default_rng(3)
+    damaged = [b"\x93NUMPY\x01\x00\x0a\x00{garb((   ", b"PK\x03\x04rubbish", b"", whole[:7], whole[:100], whole[:-1]]
+    damaged += [whole.replace(b"(2, 4, 4, 6)", text) for text in (b"(2, 4, 4, -6)", b"(2**60,)", b"((((((((((((")]
+    damaged.append(whole.replace(b"'|i1'", b"'|O8'"))
+    for data in damaged:
+        file.write_bytes(data)
+        said = refusal(read_dump, pack, tmp_path)
+        assert said.startswith(f"{file}: cannot be read as .npy: ")
+        assert said.endswith("; save it with numpy.save")
+    for _ in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(0, 128, 2):
+            data[place] = rng.integers(256)
+        file.write_bytes(data)
+        with contextlib.suppress(InputError):  # one line, by construction
+            read_dump(pack, tmp_path)
+    # The same bytes in a pack whose manifest vouches for them.
+    _, tensor = pack.by_file["001_conv1.output"]
+    (tmp_path / "001_conv1.output.npy").write_bytes(damaged[0])
+    digest = hashlib.sha256(damaged[0]).hexdigest()
+    moved = Pack(tmp_path, pack.manifest)
+    assert "export the pack again" in refusal(moved.read, tensor.model_copy(update={"npy_sha256": digest}))
 
 
 def test_both_forms_of_one_tensor_are_refused(pack, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.errors import InputError
-from accelsim.pipeline import run_checked
+from accelsim.ir import save_graph
+from accelsim.pipeline import run_checked, save_compiled
 from accelsim.vectors import Request, check, export_corners, export_network, load_pack, measure, read_dump
 from accelsim.vectors.corners import cases
 from accelsim.vectors.layers import Layer, make_layers, policy_of
@@ -72,6 +76,110 @@ def test_the_same_command_writes_the_same_bytes_wherever_it_writes(tmp_path, cap
             for form in ("hex", "npy"):
                 data = (tmp_path / "one" / f"{tensor['file']}.{form}").read_bytes()
                 assert hashlib.sha256(data).hexdigest() == tensor[f"{form}_sha256"]
+
+
+def small(folder: Path, level: str = "layer", **more) -> None:
+    export_corners(load_hardware("edge_8x8"), folder, request(level, **{"layers": ["shift_zero"], **more}))
+
+
+def test_files_that_no_pack_wrote_stay(tmp_path):
+    """A folder with another program's manifest is refused; in a pack's own folder only its own files are replaced."""
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / MANIFEST).write_text("a = 1\n")
+    (foreign / "my.npy").write_text("mine")
+    before = files(foreign)
+    assert "is not that of a pack this version can read, so its files stay" in refusal(small, foreign)
+    assert files(foreign) == before
+    folder = tmp_path / "pack"
+    small(folder)
+    (folder / "my.npy").write_text("mine")
+    (folder / "tile_bench.sv").write_text("mine")  # level layer has none of its own
+    (folder / "dump").mkdir()
+    small(folder, layers=["all_minimum"])
+    assert (folder / "my.npy").read_text() == (folder / "tile_bench.sv").read_text() == "mine"
+    assert (folder / "dump").is_dir()
+    assert not [name for name in map(str, folder.iterdir()) if "shift_zero" in name]
+    before = files_below(folder)
+    assert "tile_bench.sv: no pack wrote this file, and the new one has one of its name" in refusal(
+        small, folder, "tile"
+    )
+    assert files_below(folder) == before
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_bench_that_was_edited_is_not_overwritten(tmp_path):
+    small(tmp_path / "pack", "tile")
+    design = tmp_path / "pack" / "example_array.sv"
+    design.write_text(design.read_text() + "// mine\n")
+    before = files_below(tmp_path / "pack")
+    for level in ("tile", "layer"):
+        assert "example_array.sv: was changed since the pack was written" in refusal(small, tmp_path / "pack", level)
+    assert files_below(tmp_path / "pack") == before
+
+
+def test_an_altered_tensor_is_what_exporting_again_mends(tmp_path):
+    small(tmp_path / "pack")
+    before = files_below(tmp_path / "pack")
+    next((tmp_path / "pack").glob("*.hex")).write_text("00\n")
+    small(tmp_path / "pack")
+    assert files_below(tmp_path / "pack") == before
+
+
+@pytest.mark.parametrize("limit", ["MOST_CYCLES", "LARGEST_BYTES"])
+def test_a_refused_export_leaves_the_earlier_pack_as_it_was(tmp_path, monkeypatch, limit):
+    folder = tmp_path / "pack"
+    small(folder, "tile")
+    before = files_below(folder)
+    monkeypatch.setattr(f"accelsim.vectors.pack.{limit}", 20)
+    refusal(small, folder, "cycle")
+    assert files_below(folder) == before
+    refusal(small, tmp_path / "new", "cycle")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("first, then", [("tile", "layer"), ("cycle", "tile"), ("layer", "cycle")])
+def test_exporting_over_a_pack_of_another_level_gives_the_bytes_of_a_new_one(tmp_path, first, then):
+    small(tmp_path / "used", first)
+    small(tmp_path / "used", then)
+    small(tmp_path / "new", then)
+    assert files_below(tmp_path / "used") == files_below(tmp_path / "new")
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["over a pack", "new folder"])
+@pytest.mark.parametrize("at", ["first file", "last file", "first move", "last move", "manifest's move"])
+def test_a_killed_export_is_no_obstacle_for_the_next(tmp_path, held, at):
+    """Killed while writing: the earlier pack is whole. Killed while moving: the next export ends that and goes on."""
+    folder, other = tmp_path / "pack", tmp_path / "other"
+    small(other, "tile")
+    if held:
+        small(folder, layers=["all_minimum"])
+        (folder / "mine.txt").write_text("mine")
+    before = files_below(folder)
+    count = len(list(other.iterdir()))
+    program = (
+        "import os, sys, itertools\nfrom pathlib import Path\nsys.path[:0] = [{tests!r}]\n"
+        "calls, real = itertools.count(1), os.replace\n"
+        "def replace(*names):\n    if next(calls) == {stop}: os._exit(9)\n    real(*names)\n"
+        "os.replace = replace\nfrom vectors.test_pack import small\nsmall(Path({folder!r}), 'tile')\n"
+    )
+    # Every file is written with one os.replace, and moved with another.
+    stop = {"first file": 1, "last file": count, "first move": count + 1, "last move": 2 * count - 1}.get(at, 2 * count)
+    text = program.format(tests=str(ROOT / "tests"), stop=stop, folder=str(folder))
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 9
+    if held and at.endswith("file"):
+        left = {name: data for name, data in files_below(folder).items() if not name.startswith(".accelsim-export")}
+        assert left == before
+        load_pack(folder)
+    small(folder, "tile")
+    if held:
+        assert (folder / "mine.txt").read_text() == "mine"
+        (folder / "mine.txt").unlink()
+    assert files_below(folder) == files_below(other)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in other.iterdir())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -267,6 +375,42 @@ def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
 
 
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    """A graph directory and a program directory of one random network."""
+    folder = tmp_path_factory.mktemp("directories")
+    maker = random_graph(np.random.default_rng(5))
+    graph = maker.graph()
+    save_graph(graph, folder / "graph")
+    program = compile_graph(graph, load_hardware("edge_8x8"), 1)
+    save_compiled(program, graph, maker.codes(1), folder / "program")
+    return {"corners": "corners", "graph": str(folder / "graph"), "program": str(folder / "program")}
+
+
+SOURCE = ("--quantization=int8_per_tensor", "--quantization-set=weights.bits=4", "--calibration=x.npy")
+
+
+@pytest.mark.parametrize(
+    "action, what, option",
+    [("export", "corners", one) for one in (*SOURCE, "--data=digits", "--input=x.npy", "--images=2")]
+    + [("export", "graph", one) for one in SOURCE]
+    + [("wave", "graph", SOURCE[0])]
+    + [
+        (action, "program", one)
+        for action in ("export", "wave")
+        for one in (*SOURCE, "--data=digits", "--input=x.npy", "--hardware=edge_8x8", "--set=array.rows=4")
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(tmp_path, capsys, directories, action, what, option):
+    name = option.partition("=")[0]
+    assert main(["vectors", action, directories[what], option, "-o", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: {directories[what]} " in error
+    assert error.endswith(f"; leave {name} out\n")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_altered_manifest_is_refused_in_one_line_or_changes_nothing_that_is_read(tmp_path):
     """Every number and word of it in turn; whatever is not refused must still be checked to the end."""
     maker = random_graph(np.random.default_rng(5))
@@ -303,3 +447,34 @@ def test_an_altered_manifest_is_refused_in_one_line_or_changes_nothing_that_is_r
     assert refused > 50
     assert passed > 0
     manifest.write_text(text)
+
+
+def test_numbers_beyond_64_bits_in_a_manifest_are_refused_in_one_line(tmp_path):
+    """Each key of the first convolution, sum and pool in turn; 2**70 fits no integer that computes with it."""
+    maker = random_graph(np.random.default_rng(5))
+    hardware = load_hardware("edge_8x8", ["array.rows=4", "array.columns=3"])
+    export_network(maker.graph(), hardware, maker.codes(1), tmp_path / "pack", request("cycle"))
+    manifest = tmp_path / "pack" / MANIFEST
+    text = manifest.read_text()
+    output = next(tensor for tensor in load_pack(tmp_path / "pack").by_file if tensor.endswith(".output"))
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / f"{output}.hex").write_text("00\n")  # the rest is unknown: the whole report is made
+    lines = text.splitlines()
+    first = {}
+    for number, line in enumerate(lines):
+        key = line.partition(" = ")[0]
+        if "sha256" not in key and not line.startswith('"') and re.search(r"= \[*-?\d", line):
+            first.setdefault(key, number)
+    assert {"z_x", "z_y", "clip", "z_w", "stride", "shape", "chunks", "total", "words"} <= first.keys()
+    free = []
+    for key, number in first.items():
+        for huge in (2**70, -(2**70)):
+            altered = [*lines]
+            altered[number] = re.sub(r"-?\d+", str(huge), lines[number], count=1)
+            manifest.write_text("\n".join(altered) + "\n")
+            with contextlib.suppress(InputError):  # one line, by construction
+                pack = load_pack(tmp_path / "pack")
+                check(pack, read_dump(pack, tmp_path / "dump"))
+                measure(pack.layer(entry) for entry in pack.manifest.layer)
+                free.append(key)
+    assert set(free) <= {"images", "number", "level"}  # said, and computed with by nobody

@@ -5,6 +5,7 @@ Where a simulator is missing these tests skip and say so; with ACCELSIM_SIMULATO
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from dataclasses import replace
@@ -12,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from directed import changing_lanes, directed, full_counter
 from equivalence import LENET, by_hand, chains, check_build, compiled, describe, lenet, machine, shrink
 from graphs import random_graph
-from mutations import FAULTS, caught
+from mutations import FAULTS, caught, judge, small_machine
 
 from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware, preset_names
 from accelsim.errors import InputError
-from accelsim.isa import Compute, Post
+from accelsim.isa import Compute, Post, Start, Unit
 from accelsim.machine import Accelerator
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.pipeline import save_compiled
@@ -144,6 +146,48 @@ def test_the_programs_hold_what_is_hard():
     assert stalls > 100
 
 
+# --- hand-made programs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["1x3, 12 bits", "4x2, 9 of 20 bits"])
+def test_hand_made_programs_are_equal(name):
+    """Full token counters of all twelve pairs, and the bypass with lanes that change."""
+    need("verilator")
+    hardware, _ = BUILDS[name]
+    made = build(Parameters.of(hardware), "verilator")
+    several = list(directed(hardware))
+    assert len(several) == 13
+    for which, program in several:
+        difference = cosimulate(program, built=made).difference
+        assert difference is None, f"{which}: {difference}"
+
+
+@pytest.mark.parametrize("giver, taker", list(itertools.permutations(Unit, 2)))
+def test_a_hand_made_program_fills_its_token_counter(giver, taker):
+    """A counter holds the tokens given in earlier cycles less those taken by then."""
+    program = full_counter(giver, taker, BUILDS["4x2, 9 of 20 bits"][0])
+    timeline = {issued.index: issued for issued in Accelerator(program).run().timeline}
+    given = [timeline[n].done for n, i in enumerate(program.instructions) if i.UNIT is giver and i.signal >> taker & 1]
+    taken = [timeline[n].issue for n, i in enumerate(program.instructions) if i.UNIT is taker and i.wait >> giver & 1]
+    held = max(sum(done < cycle for done in given) - sum(issue < cycle for issue in taken) for cycle in taken)
+    assert held == 255
+
+
+def test_a_hand_made_program_reads_what_is_being_written_with_other_lanes():
+    """Consecutive COMPUTEs, on one word, that are done one cycle after the other: the second read in the first's write
+    (section 2)."""
+    program = changing_lanes(BUILDS["1x3, 12 bits"][0])
+    done = {issued.index: issued.done for issued in Accelerator(program).run().timeline}
+    computes = [(n, i) for n, i in enumerate(program.instructions) if isinstance(i, Compute)]
+    seen = {
+        (before.lanes, after.lanes, before.start)
+        for (n, before), (m, after) in itertools.pairwise(computes)
+        if after.start == Start.ACCUMULATE and after.acc_base == before.acc_base and done[m] == done[n] + 1
+    }
+    assert {(few, 3, start) for few in (1, 2, 3) for start in Start} <= seen
+    assert {(3, 1, Start.ACCUMULATE), (3, 2, Start.ACCUMULATE)} <= seen
+
+
 # --- what is found ----------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +199,15 @@ def test_a_fault_in_the_rtl_is_found(fault, tmp_path):
     """Those of tests/mutations.py that few programs find; `make cosim-full` tries all."""
     need("icarus")
     assert caught(fault, "icarus", tmp_path, programs_at_most=10) is not None
+
+
+@pytest.mark.parametrize("rows", sorted({fault.rows for fault in FAULTS}))
+def test_the_rtl_without_a_fault_passes_what_finds_them(rows):
+    """The control: else any difference would count as a find."""
+    need("icarus")
+    hardware = small_machine(rows)
+    made = build(Parameters.of(hardware), "icarus")
+    assert judge(hardware, made, "icarus", programs_at_most=10) is None
 
 
 def test_every_fault_can_still_be_put_in():

@@ -26,7 +26,18 @@ from accelsim.isa import Compute, Post, Start, Unit
 from accelsim.machine import Accelerator
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.pipeline import save_compiled
-from accelsim.rtl import COUNTERS, Parameters, RtlRun, build, check_supported, compare, cosimulate, missing, sources
+from accelsim.rtl import (
+    COUNTERS,
+    Parameters,
+    RtlRun,
+    build,
+    cache_folder,
+    check_supported,
+    compare,
+    cosimulate,
+    missing,
+    sources,
+)
 from accelsim.rtl.build import lint
 
 RTL = Path(sources()[0]).parent
@@ -317,6 +328,52 @@ def test_a_seed_or_cache_that_cannot_be_is_one_line(tmp_path, capsys, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(InputError, match="cannot keep builds of the RTL there: Not a directory; set XDG_CACHE_HOME"):
         build(Parameters.of(machine(1, 1)), "icarus")
+
+
+def test_a_relative_cache_home_is_ignored(tmp_path, monkeypatch):
+    """As the XDG base directory specification says of XDG_CACHE_HOME."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("cache", "./cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == tmp_path / ".cache" / "accelsim" / "rtl"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache" / "accelsim" / "rtl"
+
+
+@pytest.mark.parametrize("simulator", ["icarus", "verilator"])
+def test_a_cache_that_lost_files_or_holds_a_killed_build_is_made_whole(tmp_path, monkeypatch, simulator):
+    """The cache is named by a relative path, which Verilator's compiler reads from another folder."""
+    need(simulator)
+    monkeypatch.chdir(tmp_path)
+    parameters = Parameters.of(machine(1, 1))
+    product = Path(build(parameters, simulator, cache=Path("cache")).command[0 if simulator == "verilator" else -1])
+    assert product.is_absolute()
+    entry = product.parent
+    product.unlink()
+    (entry / "left").touch()  # the entry is there, without what is run
+    for runtime in entry.parent.glob("runtime-*/*.o"):
+        runtime.unlink()
+        break
+    killed = entry.parent / f"build-{entry.name}"
+    killed.mkdir()
+    (killed / "half").touch()
+    build(parameters, simulator, cache=Path("cache"))
+    assert product.exists()
+    assert not (entry / "left").exists()
+    assert not list(entry.parent.glob("build-*"))
+    assert len(list(entry.parent.glob("runtime-*/*.o"))) == (2 if simulator == "verilator" else 0)
+
+
+def test_a_cache_that_cannot_be_written_while_building_is_one_line(tmp_path, monkeypatch):
+    need("icarus")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(InputError, match="cannot keep builds of the RTL there: No space left on device; set XDG"):
+        build(Parameters.of(machine(1, 1)), "icarus", cache=tmp_path)
+    assert not list(tmp_path.glob("build-*"))
 
 
 def test_sources_that_do_not_compile_are_one_line(tmp_path):

@@ -97,7 +97,7 @@ def build(parameters: Parameters, simulator: Simulator, *, folder: Path = _HERE,
         folder: where the sources are; another than the package's is for tests that alter them.
         cache: where builds are kept; None is the user's cache folder.
     Raises:
-        InputError: the simulator or its compiler is not installed, or refuses the sources.
+        InputError: the simulator or its compiler is not installed, or refuses the sources; the cache cannot be written.
     """
     require(simulator)
     package, files = parameters.package(), sources(folder)
@@ -105,12 +105,13 @@ def build(parameters: Parameters, simulator: Simulator, *, folder: Path = _HERE,
     digest = hashlib.sha256(f"{_identity(simulator)}\n{package}".encode())
     for path in [*files, *bench]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = (cache or cache_folder()) / f"{simulator}-{digest.hexdigest()[:32]}"
+    target = _absolute(cache or cache_folder()) / f"{simulator}-{digest.hexdigest()[:32]}"
     product = target / ("simulation" if simulator == "verilator" else "simulation.vvp")
     if not product.exists():
         with _alone(target):
             if not product.exists():
-                _make(simulator, package, files, target)
+                with _made_whole(target) as work:
+                    _make(simulator, package, files, work)
     if simulator == "verilator":
         return Build(simulator, (str(product),))
     return Build(simulator, (_tool("vvp"), "-n", str(product)))
@@ -136,9 +137,20 @@ def lint(parameters: Parameters) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """`accelsim/rtl` in the user's cache folder, as XDG_CACHE_HOME or its default says."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "accelsim" / "rtl"
+    """`accelsim/rtl` in the user's cache folder, as XDG_CACHE_HOME or its default says.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification asks.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "accelsim" / "rtl"
+
+
+def _absolute(cache: Path) -> Path:
+    """Simulators and compilers are given names that hold in any folder."""
+    try:
+        return cache.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise InputError(f"{cache}: cannot keep builds of the RTL there: {error}; set XDG_CACHE_HOME") from None
 
 
 @contextlib.contextmanager
@@ -148,29 +160,47 @@ def _alone(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = (target.parent / f"{target.name}.lock").open("w")
     except OSError as error:
-        raise InputError(
-            f"{target.parent}: cannot keep builds of the RTL there: {error.strerror}; set XDG_CACHE_HOME"
-        ) from None
+        raise _unkept(target.parent, error) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _make(simulator: Simulator, package: str, files: list[Path], target: Path) -> None:
-    """Build beside the target and rename: a build that was interrupted is never run."""
-    work = Path(tempfile.mkdtemp(prefix="build-", dir=target.parent))
+@contextlib.contextmanager
+def _made_whole(target: Path) -> Iterator[Path]:
+    """A folder to build in, renamed to the target at the end: a build that was interrupted is never run.
+
+    It has the target's name, so that whoever makes the build next, alone, removes what a killed process left; and so
+    goes a target that has lost a file.
+    """
+    work = target.parent / f"build-{target.name}"
     try:
-        config = work / "accelsim_config.sv"
-        config.write_text(package)
-        inputs = [str(config), *map(str, files), str(_BENCH / "dram_model.sv"), str(_BENCH / "bench.sv")]
-        if simulator == "icarus":
-            clock = str(_BENCH / "clock.sv")
-            _run(["iverilog", "-g2012", "-s", "clock", "-o", str(work / "simulation.vvp"), *inputs, clock])
-        else:
-            _verilate(inputs, work)
-        work.rename(target)
-    finally:
         shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            yield work
+            shutil.rmtree(target, ignore_errors=True)
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise _unkept(target.parent, error) from None
+
+
+def _unkept(cache: Path, error: OSError) -> InputError:
+    return InputError(f"{cache}: cannot keep builds of the RTL there: {error.strerror or error}; set XDG_CACHE_HOME")
+
+
+def _make(simulator: Simulator, package: str, files: list[Path], work: Path) -> None:
+    """Build in the folder `work`."""
+    config = work / "accelsim_config.sv"
+    config.write_text(package)
+    inputs = [str(config), *map(str, files), str(_BENCH / "dram_model.sv"), str(_BENCH / "bench.sv")]
+    if simulator == "icarus":
+        clock = str(_BENCH / "clock.sv")
+        _run(["iverilog", "-g2012", "-s", "clock", "-o", str(work / "simulation.vvp"), *inputs, clock])
+    else:
+        _verilate(inputs, work)
 
 
 def _verilate(inputs: list[str], work: Path) -> None:
@@ -200,17 +230,14 @@ def _runtime(root: Path, compiler: str, include: tuple[str, ...], cache: Path) -
     """Objects of Verilator's runtime library."""
     digest = hashlib.sha256(_identity("verilator").encode()).hexdigest()[:32]
     target = cache / f"runtime-{digest}"
+    objects = [target / f"{name}.o" for name in _RUNTIME]
     with _alone(target):
-        if not target.exists():
-            work = Path(tempfile.mkdtemp(prefix="build-", dir=cache))
-            try:
+        if not all(path.exists() for path in objects):
+            with _made_whole(target) as work:
                 for name in _RUNTIME:
                     source, made = root / "include" / name, work / f"{name}.o"
                     _run([compiler, *_COMPILER_OPTIONS, *include, "-c", str(source), "-o", str(made)])
-                work.rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return [target / f"{name}.o" for name in _RUNTIME]
+    return objects
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:

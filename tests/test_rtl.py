@@ -39,6 +39,7 @@ from accelsim.rtl import (
     sources,
 )
 from accelsim.rtl.build import lint
+from accelsim.rtl.simulation import read_trace
 
 RTL = Path(sources()[0]).parent
 
@@ -268,6 +269,46 @@ def test_the_first_difference_is_named_with_its_instruction_and_both_values():
     assert found == f"operations, mul: model {rtl.counts['mul']}, RTL {rtl.counts['mul'] + 1}"
     stuck = replace(rtl, timeline=[i for i in rtl.timeline if i is not late], stuck=99, cycles=None, dram=None)
     assert f"instruction {late.index} of a" in str(compare(program, accelerator, model, stuck))
+
+
+def trace_of(model):
+    """The bench's lines for what the machine did."""
+    lines = []
+    for issued in model.timeline:
+        stalls = [dict(issued.stalls).get(unit, 0) for unit in Unit]
+        lines.append((issued.issue, 0, issued.unit, f"issue {issued.unit} {issued.issue} {' '.join(map(str, stalls))}"))
+        lines.append((issued.done, 1, issued.unit, f"done {issued.unit} {issued.done}"))
+    return [line for *_, line in sorted(lines)]
+
+
+def test_an_issue_or_done_too_many_is_a_difference():
+    program, accelerator, model, whole = small_run()
+
+    def compared(lines):
+        rtl = read_trace(program, "\n".join(lines))
+        rest = {"dram": whole.dram, "cycles": whole.cycles, "counts": whole.counts}
+        return [compare(program, accelerator, model, replace(rtl, **rest), cycles=on) for on in (True, False)]
+
+    lines = trace_of(model)
+    assert compared(lines) == [None, None]
+    stores = sum(i.UNIT is Unit.STORE for i in program.instructions)
+    for extra, what in (("issue 3 9999 0 0 0 0", "issue"), ("done 3 9999", "done")):
+        said = f"{what}, STORE: model {stores} instructions, RTL one more, in cycle 9999"
+        assert list(map(str, compared([*lines, extra]))) == [said, said]
+    # A done of a unit with nothing under way, though its queue is not empty.
+    assert str(compared(["done 1 0", *lines])[0]).startswith("done, COMPUTE: model ")
+
+
+def test_an_issue_is_compared_where_the_instruction_is_never_done():
+    program, accelerator, model, _ = small_run()
+    lines = trace_of(model)
+    last = max((i for i in model.timeline), key=lambda issued: issued.issue)
+    cut = [line for line in lines if line != f"done {last.unit} {last.done}"]
+    (at,) = (n for n, line in enumerate(cut) if line.startswith(f"issue {last.unit} {last.issue} "))
+    cut[at] = cut[at].replace(f" {last.issue} ", f" {last.issue + 2} ", 1)
+    found = str(compare(program, accelerator, model, read_trace(program, "\n".join([*cut, "stuck 5000"]))))
+    assert found.startswith(f"issue cycle, instruction {last.index} of a ")
+    assert found.endswith(f": model {last.issue}, RTL {last.issue + 2}")
 
 
 def test_a_failing_program_shrinks_to_what_fails():

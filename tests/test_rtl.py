@@ -444,6 +444,16 @@ def test_a_program_directory_is_run_as_it_is(tmp_path, capsys):
     assert re.search(r"issue, done and stalls of \d+ instructions equal", printed)
     assert (export / "accelsim_config.sv").read_text() == Parameters.of(program.hardware).package()
     assert {path.name for path in export.glob("*.sv")} == {"accelsim_config.sv", *(p.name for p in sources())}
+    again = ["cosim", str(tmp_path / "p"), "--simulator", "icarus", "--export"]
+    assert main([*again, str(export)]) == 0  # over an earlier export
+    before = sorted((tmp_path / "p").iterdir())
+    capsys.readouterr()
+    assert main([*again, str(tmp_path / "p")]) == 2  # among the files of something else
+    said = (
+        f"{tmp_path / 'p'}: holds files, and no accelsim_config.sv of an earlier export; choose an empty or new folder"
+    )
+    assert said in capsys.readouterr().err
+    assert sorted((tmp_path / "p").iterdir()) == before
     assert main(["cosim", str(tmp_path / "p"), "--set", "array.rows=3"]) == 2
     assert "is compiled already" in capsys.readouterr().err
 

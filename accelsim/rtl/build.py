@@ -26,6 +26,7 @@ Simulator = Literal["verilator", "icarus"]
 
 _HERE = Path(__file__).parent
 _BENCH = _HERE / "bench"
+_CONFIG = "accelsim_config.sv"  # the generated package of parameters
 _VERILATOR_OPTIONS = ("--cc", "--top-module", "bench", "-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-lint")
 _COMPILER_OPTIONS = ("-std=c++17", "-O1", "-w")
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")  # of Verilator's include folder
@@ -49,12 +50,27 @@ def sources(folder: Path = _HERE) -> list[Path]:
     return [package, *sorted(path for path in folder.glob("*.sv") if path != package)]
 
 
+def check_export(folder: Path) -> None:
+    """Refuse a folder that `write_sources` would mix its files into.
+
+    Raises:
+        InputError: it holds files, and none of them is the generated package of an earlier export.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).is_file():
+        raise InputError(f"{folder}: holds files, and no {_CONFIG} of an earlier export; choose an empty or new folder")
+
+
 def write_sources(parameters: Parameters, folder: Path) -> list[Path]:
-    """Write the generated package and copies of the accelerator's sources; returns them in compilation order."""
+    """Write the generated package and copies of the accelerator's sources; returns them in compilation order.
+
+    Raises:
+        InputError: as `check_export`, or a file cannot be written.
+    """
     from accelsim.files import write_whole
 
+    check_export(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    package = folder / "accelsim_config.sv"
+    package = folder / _CONFIG
     write_whole(package, parameters.package())
     copies = []
     for source in sources():
@@ -128,7 +144,7 @@ def lint(parameters: Parameters) -> list[str]:
     assert root is not None
     quiet = [f"-Wno-{name}" for name in ("UNUSEDSIGNAL", "UNUSEDPARAM", "WIDTHEXPAND", "WIDTHTRUNC", "UNSIGNED")]
     with tempfile.TemporaryDirectory(prefix="accelsim-lint-") as name:
-        config = Path(name) / "accelsim_config.sv"
+        config = Path(name) / _CONFIG
         config.write_text(parameters.package())
         command = [_verilator(root), "--lint-only", "-Wall", *quiet, "--top-module", "accelerator", str(config)]
         command += map(str, sources())
@@ -193,7 +209,7 @@ def _unkept(cache: Path, error: OSError) -> InputError:
 
 def _make(simulator: Simulator, package: str, files: list[Path], work: Path) -> None:
     """Build in the folder `work`."""
-    config = work / "accelsim_config.sv"
+    config = work / _CONFIG
     config.write_text(package)
     inputs = [str(config), *map(str, files), str(_BENCH / "dram_model.sv"), str(_BENCH / "bench.sv")]
     if simulator == "icarus":

@@ -519,10 +519,21 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _cosim(arguments: argparse.Namespace) -> int:
-    from accelsim.rtl import COUNTERS, Parameters, build, check_supported, cosimulate, require, write_sources
+    from accelsim.rtl import (
+        COUNTERS,
+        Parameters,
+        build,
+        check_export,
+        check_supported,
+        cosimulate,
+        require,
+        write_sources,
+    )
 
     _positive("--batch", arguments.batch)
     _check_destinations(arguments)
+    if arguments.export is not None:
+        check_export(arguments.export)
     if arguments.jitter < 0 or arguments.jitter >= 1 << 31:
         raise InputError(f"--jitter {arguments.jitter}: must be 0 (none) or a seed up to {(1 << 31) - 1}")
     require(arguments.simulator)
@@ -550,8 +561,6 @@ def _cosim(arguments: argparse.Namespace) -> int:
 
 def _program_to_cosimulate(arguments: argparse.Namespace) -> Program:
     """A program directory's own, input included, or the workload compiled for the chosen hardware."""
-    from dataclasses import replace
-
     from accelsim.compiler import compile_graph
     from accelsim.ir import quantize_input
     from accelsim.isa import load_program
@@ -567,9 +576,7 @@ def _program_to_cosimulate(arguments: argparse.Namespace) -> Program:
     source = _source(arguments, arguments.workload)
     program = compile_graph(source.graph, hardware, arguments.batch)
     images, _ = _images(arguments, source, arguments.batch, exactly=True)
-    dram = program.dram.copy()
-    dram[program.input.slice()] = program.input.pack(quantize_input(source.graph, images), program.modes.activation)
-    return replace(program, dram=dram)
+    return program.with_input(quantize_input(source.graph, images))
 
 
 def _disasm(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,12 @@ import secrets
 import stat
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 FilePath = str | os.PathLike[str]
 
@@ -151,6 +154,33 @@ def read_text(path: FilePath) -> str:
             f"{os.fspath(path)}: byte {error.start} is 0x{content[error.start]:02x}, "
             "which is not UTF-8 text; save the file as UTF-8"
         ) from error
+
+
+def parse_npy(data: bytes, path: FilePath, remedy: str) -> npt.NDArray[Any]:
+    """An array from the bytes of an .npy file; an archive and a pickle are none.
+
+    Raises:
+        InputError: they are not such a file; `remedy` ends the line.
+    """
+    import io
+    import tokenize
+
+    import numpy as np
+
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    # The header is Python text, whose tokenizer and parser have errors of their own.
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        OverflowError,
+        MemoryError,
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
+    ) as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read as .npy: {error}; {remedy}") from None
 
 
 def _is_pipe_or_device(path: FilePath) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -383,10 +383,9 @@ def _quantized_by_program(program: Program, images: npt.NDArray[Any]) -> Int64:
 
 def save_compiled(program: Program, graph: IntegerGraph, codes: Int64, folder: Path) -> None:
     """Write a program directory whose DRAM image holds the input, with the integer graph inside it as `graph/`."""
-    dram = program.dram.copy()
-    dram[program.input.slice()] = program.input.pack(codes, program.modes.activation)
+    ready = program.with_input(codes)
     save_graph(graph, folder / "graph")
-    replace(program, dram=dram).save(folder)
+    ready.save(folder)
 
 
 def load_compiled(folder: Path) -> tuple[Program, IntegerGraph]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from accelsim.config import QuantizationScheme
 from accelsim.errors import InputError, did_you_mean
+from accelsim.files import parse_npy
 from accelsim.ir import IntegerGraph, load_graph
 
 Images = npt.NDArray[np.floating[Any]]
@@ -186,18 +187,15 @@ def load_images(source: Source, data: str | None, count: int | None) -> Labelled
 def read_images(path: Path) -> Images:
     """Read a float array (N, C, H, W) or (N, K) from an .npy file; nothing is unpickled."""
     try:
-        with open(path, "rb") as stream:
-            start = stream.read(6)
-        if start != b"\x93NUMPY":  # NumPy would take it for a pickle
-            kind = "an .npz archive" if start.startswith(b"PK") else "no .npy file"
-            raise InputError(f"{path}: is {kind}; save one array with numpy.save")
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give an .npy file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; give an .npy file") from None
-    except (ValueError, EOFError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as .npy: {error}; save it with numpy.save") from None
+    if not data.startswith(b"\x93NUMPY"):  # NumPy would take it for a pickle
+        kind = "an .npz archive" if data.startswith(b"PK") else "no .npy file"
+        raise InputError(f"{path}: is {kind}; save one array with numpy.save")
+    array = parse_npy(data, path, "save it with numpy.save")
     if array.dtype.kind != "f":
         raise InputError(f"{path}: holds {array.dtype}, not floating-point images; save them as float32")
     if array.ndim not in (2, 4) or not len(array):

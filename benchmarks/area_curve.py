@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,13 @@ class Design:
     sources: tuple[Path, ...]
     top: str
     parameter: str
+
+
+DESIGNS = {
+    "pe": Design((AREA / "area_pe.sv",), "area_pe", "PSUM"),
+    "ppu_lane": Design((AREA / "area_ppu_lane.sv",), "area_ppu_lane", "WIDTH"),
+}
+"""What is measured where no option says otherwise: cells reduced to what decides their area."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +93,50 @@ def synthesise(yosys: str, design: Design, width: int) -> Point:
     )  # fmt: skip
 
 
-def to_toml(tool: str, points: dict[str, list[Point]], designs: dict[str, Design]) -> str:
+def widths_of(text: str) -> range:
+    """Widths FIRST:LAST[:STEP], LAST among them if a step meets it.
+
+    Raises:
+        argparse.ArgumentTypeError: in one line.
+    """
+    found = re.fullmatch(r"(\d{1,3}):(\d{1,3})(?::(\d{1,3}))?", text, re.ASCII)
+    first, last, step = (int(part or 1) for part in found.groups()) if found else (0, 0, 0)
+    if not found or step < 1 or not 8 <= first <= last <= 64:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not FIRST:LAST or FIRST:LAST:STEP with 8 <= FIRST <= LAST <= 64 and STEP >= 1, as in 12:32:4"
+        )
+    return range(first, last + 1, step)
+
+
+def shown(path: Path) -> str:
+    """A source's name, without the folder that the repository happens to be in."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def command_of(widths: range, designs: dict[str, Design]) -> str:
+    """What writes the table again: options that differ from their defaults."""
+    parts = ["python", "benchmarks/area_curve.py", "--widths", f"{widths.start}:{widths.stop - 1}"]
+    if widths.step != 1:
+        parts[-1] += f":{widths.step}"
+    for key, design in designs.items():
+        option, default = f"--{key.replace('_', '-')}", DESIGNS[key]
+        if design.sources != default.sources:
+            parts += [option, *map(shown, design.sources)]
+        if design.top != default.top:
+            parts += [f"{option}-top", design.top]
+        if design.parameter != default.parameter:
+            parts += [f"{option}-parameter", design.parameter]
+    return shlex.join([*parts, "--output", "FILE.toml"])
+
+
+def to_toml(tool: str, points: dict[str, list[Point]], designs: dict[str, Design], widths: range) -> str:
     """The table as configs/area/*.toml."""
-
-    def shown(path: Path) -> str:
-        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-
     files = "; ".join(
         f"{key} {', '.join(map(shown, design.sources))} ({design.parameter})" for key, design in designs.items()
     )
     lines = [
         "# Cells and transistors of one PE and one PPU lane against the width of the sum: a proxy for ratios.",
-        "# Written by: python benchmarks/area_curve.py --widths 12:32 --output FILE.toml",
+        f"# Written by: {command_of(widths, designs)}",
         f'tool = "{tool}"',
         f'source = "{files}: {FLOW.replace(" -top {top}", "")}"',
     ]
@@ -110,34 +150,30 @@ def to_toml(tool: str, points: dict[str, list[Point]], designs: dict[str, Design
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", default="12:32:4", metavar="FIRST:LAST[:STEP]")
+    parser.add_argument("--widths", type=widths_of, default="12:32:4", metavar="FIRST:LAST[:STEP]")
     parser.add_argument("--output", type=Path, metavar="F.toml")
-    for key, sources, top, name in (
-        ("pe", ["area_pe.sv"], "area_pe", "PSUM"),
-        ("ppu-lane", ["area_ppu_lane.sv"], "area_ppu_lane", "WIDTH"),
-    ):
-        parser.add_argument(f"--{key}", type=Path, nargs="+", default=[AREA / source for source in sources])
-        parser.add_argument(f"--{key}-top", default=top)
-        parser.add_argument(f"--{key}-parameter", default=name)
+    for key, design in DESIGNS.items():
+        option = f"--{key.replace('_', '-')}"
+        parser.add_argument(option, type=Path, nargs="+", default=list(design.sources))
+        parser.add_argument(f"{option}-top", default=design.top)
+        parser.add_argument(f"{option}-parameter", default=design.parameter)
     arguments = parser.parse_args(argv)
     yosys = find_yosys()
     if yosys is None:
         print("area_curve: skipped, yosys is not installed")
         return 0
-    first, last, *step = (int(part) for part in arguments.widths.split(":"))
-    widths = range(first, last + 1, *step)
     designs = {
         key: Design(
             tuple(path.resolve() for path in getattr(arguments, key)),
             getattr(arguments, f"{key}_top"),
             getattr(arguments, f"{key}_parameter"),
         )
-        for key in ("pe", "ppu_lane")
+        for key in DESIGNS
     }
     tool = version(yosys)
     print(f"{tool}\n{'width':>5}  {'PE cells':>8}  {'trans.':>8}  {'lane cells':>10}  {'trans.':>8}")
     points: dict[str, list[Point]] = {key: [] for key in designs}
-    for width in widths:
+    for width in arguments.widths:
         for key, design in designs.items():
             points[key].append(synthesise(yosys, design, width))
         pe, lane = points["pe"][-1], points["ppu_lane"][-1]
@@ -145,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{width:>5}  {pe.cells:>8,}  {pe.transistors:>8,}  {lane.cells:>10,}  {lane.transistors:>8,}", flush=True
         )
     if arguments.output:
-        write_whole(arguments.output, to_toml(tool, points, designs))
+        write_whole(arguments.output, to_toml(tool, points, designs, arguments.widths))
     return 0
 
 

@@ -12,10 +12,8 @@ import argparse
 import resource
 import time
 import warnings
-from dataclasses import replace
 from statistics import median
 
-import numpy as np
 import torch
 
 import accelsim
@@ -28,18 +26,11 @@ from accelsim.rtl import Parameters, build, compare, run_rtl
 from accelsim.sources import find_workload, load_images
 
 
-def with_input(program: Program, codes: np.ndarray) -> Program:
-    """The program with an input in its DRAM image."""
-    image = program.dram.copy()
-    image[program.input.slice()] = program.input.pack(codes, program.modes.activation)
-    return replace(program, dram=image)
-
-
 def lenet5(hardware: Hardware) -> Program:
     """One digit."""
     source = find_workload("lenet5_digits", quantization=load_quantization("int8"), data=None, calibration=None)
     codes = quantize_input(source.graph, load_images(source, None, 1).images)
-    return with_input(accelsim.compile(source.graph, hardware), codes)
+    return accelsim.compile(source.graph, hardware).with_input(codes)
 
 
 def resnet_layer(hardware: Hardware) -> Program:
@@ -52,7 +43,7 @@ def resnet_layer(hardware: Hardware) -> Program:
         graph = accelsim.quantize(
             accelsim.capture(model, images, "resnet_layer"), images.numpy(), load_quantization("int8")
         )
-    return with_input(accelsim.compile(graph, hardware), quantize_input(graph, images.numpy()))
+    return accelsim.compile(graph, hardware).with_input(quantize_input(graph, images.numpy()))
 
 
 def children() -> float:

@@ -83,7 +83,7 @@ def compiled(seed: int, hardware: Hardware) -> Program:
             program = compile_graph(maker.graph(), chosen, batch)
         except InputError:  # a scheme that the RTL does not have, or too large a layer
             continue
-        return with_input(program, maker.codes(batch))
+        return program.with_input(maker.codes(batch))
     raise AssertionError(f"no graph of seed {seed} fits {hardware}")
 
 
@@ -107,14 +107,7 @@ def lenet(preset: str, dataflow: str, width: int, batch: int) -> Program:
     source = find_workload("lenet5_digits", quantization=load_quantization("int8"), data=None, calibration=None)
     program = compile_graph(source.graph, load_hardware(preset, overrides), batch)
     codes = quantize_input(source.graph, load_images(source, None, batch).images)
-    return with_input(program, codes)
-
-
-def with_input(program: Program, codes: np.ndarray) -> Program:
-    """The program with an input in its DRAM image."""
-    image = program.dram.copy()
-    image[program.input.slice()] = program.input.pack(codes, program.modes.activation)
-    return replace(program, dram=image)
+    return program.with_input(codes)
 
 
 # --- shrinking --------------------------------------------------------------------------------------------------------

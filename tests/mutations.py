@@ -1,23 +1,26 @@
-"""Deliberate faults, put into the RTL one at a time: random programs must find each.
+"""Deliberate faults, put into the RTL one at a time: random programs, or hand-made ones after them, must find each.
 
     python tests/mutations.py [--programs 150]
 
-Prints for each fault the programs it took and the first difference; exits with 1 if one is not found.
+First, as a control, the RTL as it is must pass every program of each machine that faults are tried on. Then it prints
+for each fault the program that found it and the first difference; exits with 1 if one is not found.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from directed import directed
 from equivalence import machine, programs
 
 from accelsim.config import Hardware
-from accelsim.rtl import Parameters, Simulator, build, cosimulate, sources
+from accelsim.rtl import Build, Parameters, Simulator, build, cosimulate, sources
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,16 @@ FAULTS = (
         "wire bypassed = 1'b0 &&",
         rows=1,  # only there do words of one address follow each other at once
     ),
+    Fault(
+        "the accumulator's bypass takes every lane",
+        "accumulate.sv",
+        "wire bypassed = pipe_writes && pipe_lanes[j] &&",
+        "wire bypassed = pipe_writes &&",
+        rows=1,
+        soon=True,
+    ),
+    Fault("a token counter has five bits", "tokens.sv", "logic [7:0] count;", "logic [4:0] count;", soon=True),
+    Fault("a token counter has seven bits", "tokens.sv", "logic [7:0] count;", "logic [6:0] count;"),
     Fault("padding is 0 where it is Z_x", "operand_edge.sv", "code} : zero", "code} : 9'd0", soon=True),
     Fault("the last lane of a row is padding", "lane_mask.sv", "at < limit", "at < limit - 42'sd1"),
     Fault("a run's last piece is a whole word", "tap_walker.sv", "run_ends ? left[8:0] : ROWS", "ROWS"),
@@ -131,10 +144,26 @@ def small_machine(rows: int) -> Hardware:
     return machine(rows, 2, "accumulator.width_bits=16", "array.psum_bits=13", "dram.bandwidth_bytes_per_cycle=3")
 
 
+def judge(
+    hardware: Hardware, made: Build, simulator: Simulator, *, programs_at_most: int = 150, seed: int = 7
+) -> tuple[int, str, str] | None:
+    """Run random programs, then the hand-made ones, up to the first that differs.
+
+    Returns:
+        That program's number from 1, its name and the difference; None if all are equal.
+    """
+    several = itertools.chain(programs(programs_at_most, seed, hardware), directed(hardware))
+    for number, (name, program) in enumerate(several, 1):
+        difference = cosimulate(program, simulator, built=made).difference
+        if difference is not None:
+            return number, name, str(difference)
+    return None
+
+
 def caught(
-    fault: Fault, simulator: Simulator, cache: Path, *, programs_at_most: int = 150, seed: int = 7
-) -> tuple[int, str] | None:
-    """Programs it took to find a fault, and the first difference; None if none did. `cache` keeps the build."""
+    fault: Fault, simulator: Simulator, cache: Path, *, programs_at_most: int = 150
+) -> tuple[int, str, str] | None:
+    """What `judge` says of the RTL with a fault. `cache` keeps the build."""
     hardware = small_machine(fault.rows)
     with tempfile.TemporaryDirectory(prefix="accelsim-fault-") as name:
         folder = Path(name) / "rtl"
@@ -149,11 +178,7 @@ def caught(
             )
         path.write_text(text.replace(fault.old, fault.new))
         made = build(Parameters.of(hardware), simulator, folder=folder, cache=cache)
-        for number, (_, program) in enumerate(programs(programs_at_most, seed, hardware), 1):
-            difference = cosimulate(program, simulator, built=made).difference
-            if difference is not None:
-                return number, str(difference)
-    return None
+        return judge(hardware, made, simulator, programs_at_most=programs_at_most)
 
 
 def main() -> int:
@@ -164,10 +189,20 @@ def main() -> int:
     arguments = parser.parse_args()
     missed = 0
     builds = tempfile.TemporaryDirectory(prefix="accelsim-faults-")
+    for rows in sorted({fault.rows for fault in FAULTS}):
+        hardware = small_machine(rows)
+        made = build(Parameters.of(hardware), arguments.simulator, cache=Path(builds.name))
+        wrong = judge(hardware, made, arguments.simulator, programs_at_most=arguments.programs)
+        verdict = "equal" if wrong is None else f"DIFFERS, {wrong[1]}: {wrong[2]}"
+        sys.stdout.write(f"{'(none)':24} {f'the RTL as it is, {rows}x2':42} {verdict}\n")
+        sys.stdout.flush()
+        if wrong is not None:
+            sys.stdout.write("no fault tried: a difference would prove nothing\n")
+            return 1
     for fault in FAULTS:
         found = caught(fault, arguments.simulator, Path(builds.name), programs_at_most=arguments.programs)
         missed += found is None
-        verdict = "NOT FOUND" if found is None else f"program {found[0]:3}: {found[1][:150]}"
+        verdict = "NOT FOUND" if found is None else f"program {found[0]:3}, {found[1]}: {found[2][:150]}"
         sys.stdout.write(f"{fault.where:24} {fault.name:42} {verdict}\n")
         sys.stdout.flush()
     builds.cleanup()

@@ -31,6 +31,24 @@ DRAM_BYTES, RECORDS, RECORDS_AT = 1536, 48, 768  # parameter records lie in DRAM
 ACTIVATIONS, WEIGHTS, TABLES, LABELS = 400, 300, 2, 16
 
 
+def assembled(instructions: tuple[Instruction, ...], dram: bytes, modes: Modes, hardware: Hardware) -> Program:
+    """Instructions and an image as a program of `LABELS` layers; its input and output are DRAM byte 0."""
+    region = TensorRegion(node="x", address=0, batch=1, shape=(1, 1, 1), scale=1.0, zero_point=0)
+    return Program(
+        name="by hand",
+        instructions=instructions,
+        modes=modes,
+        hardware=hardware,
+        timing_version=TIMING_VERSION,
+        dram=np.frombuffer(dram, dtype=np.uint8),
+        input=region,
+        output=region,
+        layers=(Layer(name="a", op="test", nodes=(), macs=0, outputs=0),) * LABELS,
+        pieces=(),
+        shapes={},
+    )
+
+
 class Maker:
     """Random legal instructions for one random machine and one set of modes.
 
@@ -254,20 +272,7 @@ class Maker:
 
     def assembled(self, instructions: tuple[Instruction, ...], dram: bytes) -> Program:
         """Instructions and an image as a program of this machine."""
-        region = TensorRegion(node="x", address=0, batch=1, shape=(1, 1, 1), scale=1.0, zero_point=0)
-        return Program(
-            name="by hand",
-            instructions=instructions,
-            modes=self.modes,
-            hardware=self.hardware,
-            timing_version=TIMING_VERSION,
-            dram=np.frombuffer(dram, dtype=np.uint8),
-            input=region,
-            output=region,
-            layers=(Layer(name="a", op="test", nodes=(), macs=0, outputs=0),) * LABELS,
-            pieces=(),
-            shapes={},
-        )
+        return assembled(instructions, dram, self.modes, self.hardware)
 
     def legal(self, instructions) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def script():
     spec = importlib.util.spec_from_file_location("area_curve", ROOT / "benchmarks" / "area_curve.py")
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["area_curve"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
@@ -71,6 +70,46 @@ def test_the_script_measures_a_pe_as_the_table_says():
         for point in (small, large):
             shipped = load_area().pe(point.width)
             assert (point.cells, point.transistors) == (shipped.cells, shipped.transistors)
+
+
+@pytest.mark.parametrize(
+    "widths", ["a:b", "12", "12:", "32:12", "12:32:0", "12:32:-4", "-4:12", "4:12", "12:65", "12:16:2:1", "1²:16", ""]
+)
+def test_widths_that_are_no_range_are_one_line(widths, capsys):
+    with pytest.raises(SystemExit) as left:
+        script().main([f"--widths={widths}"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{Path(sys.argv[0]).name}: error: argument --widths: {widths!r} is not FIRST:LAST or FIRST:LAST:STEP with "
+        "8 <= FIRST <= LAST <= 64 and STEP >= 1, as in 12:32:4"
+    )
+
+
+def test_a_table_names_the_command_that_wrote_it(tmp_path, monkeypatch):
+    """yosys is put aside: the widths, options and files of this call, not those of the shipped table."""
+    area_curve = script()
+    monkeypatch.setattr(area_curve, "find_yosys", lambda: "yosys")
+    monkeypatch.setattr(area_curve, "version", lambda yosys: "Yosys 1")
+    monkeypatch.setattr(
+        area_curve, "synthesise", lambda yosys, design, width: area_curve.Point(width, 5, 2, 10 * width)
+    )
+    path = tmp_path / "mine.toml"
+
+    def written(*options):
+        assert area_curve.main([*options, "--output", str(path)]) == 0
+        return path.read_text().splitlines()[1].removeprefix("# Written by: python benchmarks/area_curve.py ")
+
+    assert written("--widths", "12:32") == "--widths 12:32 --output FILE.toml"
+    shipped = (ROOT / "configs" / "area" / "generic_cells.toml").read_text().splitlines()[1]
+    assert shipped == path.read_text().splitlines()[1]
+    assert written("--widths", "16:24:8") == "--widths 16:24:8 --output FILE.toml"
+    assert [point.width_bits for point in load_area(path).pe_points] == [16, 24]
+    own = ROOT / "accelsim" / "rtl"
+    sources = [str(own / name) for name in ("fit.sv", "processing_element.sv")]
+    assert written("--widths", "16:16", "--pe", *sources, "--pe-top", "processing_element") == (
+        "--widths 16:16 --pe accelsim/rtl/fit.sv accelsim/rtl/processing_element.sv "
+        "--pe-top processing_element --output FILE.toml"
+    )
 
 
 def test_what_is_measured_computes(tmp_path):

@@ -5,38 +5,42 @@ Where a simulator is missing these tests skip and say so; with ACCELSIM_SIMULATO
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from directed import changing_lanes, directed, full_counter
 from equivalence import LENET, by_hand, chains, check_build, compiled, describe, lenet, machine, shrink
 from graphs import random_graph
-from mutations import FAULTS, caught
+from mutations import FAULTS, caught, judge, small_machine
+from simulators import need
 
 from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware, preset_names
 from accelsim.errors import InputError
-from accelsim.isa import Compute, Post
+from accelsim.isa import Compute, Post, Start, Unit
 from accelsim.machine import Accelerator
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.pipeline import save_compiled
-from accelsim.rtl import COUNTERS, Parameters, RtlRun, build, check_supported, compare, cosimulate, missing, sources
+from accelsim.rtl import (
+    COUNTERS,
+    Parameters,
+    RtlRun,
+    build,
+    cache_folder,
+    check_supported,
+    compare,
+    cosimulate,
+    sources,
+)
 from accelsim.rtl.build import lint
+from accelsim.rtl.simulation import read_trace
 
 RTL = Path(sources()[0]).parent
-
-
-def need(simulator):
-    lacking = missing(simulator)
-    if lacking is None:
-        return
-    if os.environ.get("ACCELSIM_SIMULATORS") == "all":
-        pytest.fail(lacking)
-    pytest.skip(lacking)
 
 
 # --- LeNet-5 ----------------------------------------------------------------------------------------------------------
@@ -144,6 +148,48 @@ def test_the_programs_hold_what_is_hard():
     assert stalls > 100
 
 
+# --- hand-made programs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["1x3, 12 bits", "4x2, 9 of 20 bits"])
+def test_hand_made_programs_are_equal(name):
+    """Full token counters of all twelve pairs, and the bypass with lanes that change."""
+    need("verilator")
+    hardware, _ = BUILDS[name]
+    made = build(Parameters.of(hardware), "verilator")
+    several = list(directed(hardware))
+    assert len(several) == 13
+    for which, program in several:
+        difference = cosimulate(program, built=made).difference
+        assert difference is None, f"{which}: {difference}"
+
+
+@pytest.mark.parametrize("giver, taker", list(itertools.permutations(Unit, 2)))
+def test_a_hand_made_program_fills_its_token_counter(giver, taker):
+    """A counter holds the tokens given in earlier cycles less those taken by then."""
+    program = full_counter(giver, taker, BUILDS["4x2, 9 of 20 bits"][0])
+    timeline = {issued.index: issued for issued in Accelerator(program).run().timeline}
+    given = [timeline[n].done for n, i in enumerate(program.instructions) if i.UNIT is giver and i.signal >> taker & 1]
+    taken = [timeline[n].issue for n, i in enumerate(program.instructions) if i.UNIT is taker and i.wait >> giver & 1]
+    held = max(sum(done < cycle for done in given) - sum(issue < cycle for issue in taken) for cycle in taken)
+    assert held == 255
+
+
+def test_a_hand_made_program_reads_what_is_being_written_with_other_lanes():
+    """Consecutive COMPUTEs, on one word, that are done one cycle after the other: the second read in the first's write
+    (section 2)."""
+    program = changing_lanes(BUILDS["1x3, 12 bits"][0])
+    done = {issued.index: issued.done for issued in Accelerator(program).run().timeline}
+    computes = [(n, i) for n, i in enumerate(program.instructions) if isinstance(i, Compute)]
+    seen = {
+        (before.lanes, after.lanes, before.start)
+        for (n, before), (m, after) in itertools.pairwise(computes)
+        if after.start == Start.ACCUMULATE and after.acc_base == before.acc_base and done[m] == done[n] + 1
+    }
+    assert {(few, 3, start) for few in (1, 2, 3) for start in Start} <= seen
+    assert {(3, 1, Start.ACCUMULATE), (3, 2, Start.ACCUMULATE)} <= seen
+
+
 # --- what is found ----------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +201,15 @@ def test_a_fault_in_the_rtl_is_found(fault, tmp_path):
     """Those of tests/mutations.py that few programs find; `make cosim-full` tries all."""
     need("icarus")
     assert caught(fault, "icarus", tmp_path, programs_at_most=10) is not None
+
+
+@pytest.mark.parametrize("rows", sorted({fault.rows for fault in FAULTS}))
+def test_the_rtl_without_a_fault_passes_what_finds_them(rows):
+    """The control: else any difference would count as a find."""
+    need("icarus")
+    hardware = small_machine(rows)
+    made = build(Parameters.of(hardware), "icarus")
+    assert judge(hardware, made, "icarus", programs_at_most=10) is None
 
 
 def test_every_fault_can_still_be_put_in():
@@ -204,6 +259,46 @@ def test_the_first_difference_is_named_with_its_instruction_and_both_values():
     assert found == f"operations, mul: model {rtl.counts['mul']}, RTL {rtl.counts['mul'] + 1}"
     stuck = replace(rtl, timeline=[i for i in rtl.timeline if i is not late], stuck=99, cycles=None, dram=None)
     assert f"instruction {late.index} of a" in str(compare(program, accelerator, model, stuck))
+
+
+def trace_of(model):
+    """The bench's lines for what the machine did."""
+    lines = []
+    for issued in model.timeline:
+        stalls = [dict(issued.stalls).get(unit, 0) for unit in Unit]
+        lines.append((issued.issue, 0, issued.unit, f"issue {issued.unit} {issued.issue} {' '.join(map(str, stalls))}"))
+        lines.append((issued.done, 1, issued.unit, f"done {issued.unit} {issued.done}"))
+    return [line for *_, line in sorted(lines)]
+
+
+def test_an_issue_or_done_too_many_is_a_difference():
+    program, accelerator, model, whole = small_run()
+
+    def compared(lines):
+        rtl = read_trace(program, "\n".join(lines))
+        rest = {"dram": whole.dram, "cycles": whole.cycles, "counts": whole.counts}
+        return [compare(program, accelerator, model, replace(rtl, **rest), cycles=on) for on in (True, False)]
+
+    lines = trace_of(model)
+    assert compared(lines) == [None, None]
+    stores = sum(i.UNIT is Unit.STORE for i in program.instructions)
+    for extra, what in (("issue 3 9999 0 0 0 0", "issue"), ("done 3 9999", "done")):
+        said = f"{what}, STORE: model {stores} instructions, RTL one more, in cycle 9999"
+        assert list(map(str, compared([*lines, extra]))) == [said, said]
+    # A done of a unit with nothing under way, though its queue is not empty.
+    assert str(compared(["done 1 0", *lines])[0]).startswith("done, COMPUTE: model ")
+
+
+def test_an_issue_is_compared_where_the_instruction_is_never_done():
+    program, accelerator, model, _ = small_run()
+    lines = trace_of(model)
+    last = max((i for i in model.timeline), key=lambda issued: issued.issue)
+    cut = [line for line in lines if line != f"done {last.unit} {last.done}"]
+    (at,) = (n for n, line in enumerate(cut) if line.startswith(f"issue {last.unit} {last.issue} "))
+    cut[at] = cut[at].replace(f" {last.issue} ", f" {last.issue + 2} ", 1)
+    found = str(compare(program, accelerator, model, read_trace(program, "\n".join([*cut, "stuck 5000"]))))
+    assert found.startswith(f"issue cycle, instruction {last.index} of a ")
+    assert found.endswith(f": model {last.issue}, RTL {last.issue + 2}")
 
 
 def test_a_failing_program_shrinks_to_what_fails():
@@ -266,6 +361,52 @@ def test_a_seed_or_cache_that_cannot_be_is_one_line(tmp_path, capsys, monkeypatc
         build(Parameters.of(machine(1, 1)), "icarus")
 
 
+def test_a_relative_cache_home_is_ignored(tmp_path, monkeypatch):
+    """As the XDG base directory specification says of XDG_CACHE_HOME."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("cache", "./cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == tmp_path / ".cache" / "accelsim" / "rtl"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache" / "accelsim" / "rtl"
+
+
+@pytest.mark.parametrize("simulator", ["icarus", "verilator"])
+def test_a_cache_that_lost_files_or_holds_a_killed_build_is_made_whole(tmp_path, monkeypatch, simulator):
+    """The cache is named by a relative path, which Verilator's compiler reads from another folder."""
+    need(simulator)
+    monkeypatch.chdir(tmp_path)
+    parameters = Parameters.of(machine(1, 1))
+    product = Path(build(parameters, simulator, cache=Path("cache")).command[0 if simulator == "verilator" else -1])
+    assert product.is_absolute()
+    entry = product.parent
+    product.unlink()
+    (entry / "left").touch()  # the entry is there, without what is run
+    for runtime in entry.parent.glob("runtime-*/*.o"):
+        runtime.unlink()
+        break
+    killed = entry.parent / f"build-{entry.name}"
+    killed.mkdir()
+    (killed / "half").touch()
+    build(parameters, simulator, cache=Path("cache"))
+    assert product.exists()
+    assert not (entry / "left").exists()
+    assert not list(entry.parent.glob("build-*"))
+    assert len(list(entry.parent.glob("runtime-*/*.o"))) == (2 if simulator == "verilator" else 0)
+
+
+def test_a_cache_that_cannot_be_written_while_building_is_one_line(tmp_path, monkeypatch):
+    need("icarus")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(InputError, match="cannot keep builds of the RTL there: No space left on device; set XDG"):
+        build(Parameters.of(machine(1, 1)), "icarus", cache=tmp_path)
+    assert not list(tmp_path.glob("build-*"))
+
+
 def test_sources_that_do_not_compile_are_one_line(tmp_path):
     need("icarus")
     for path in sources():
@@ -293,6 +434,16 @@ def test_a_program_directory_is_run_as_it_is(tmp_path, capsys):
     assert re.search(r"issue, done and stalls of \d+ instructions equal", printed)
     assert (export / "accelsim_config.sv").read_text() == Parameters.of(program.hardware).package()
     assert {path.name for path in export.glob("*.sv")} == {"accelsim_config.sv", *(p.name for p in sources())}
+    again = ["cosim", str(tmp_path / "p"), "--simulator", "icarus", "--export"]
+    assert main([*again, str(export)]) == 0  # over an earlier export
+    before = sorted((tmp_path / "p").iterdir())
+    capsys.readouterr()
+    assert main([*again, str(tmp_path / "p")]) == 2  # among the files of something else
+    said = (
+        f"{tmp_path / 'p'}: holds files, and no accelsim_config.sv of an earlier export; choose an empty or new folder"
+    )
+    assert said in capsys.readouterr().err
+    assert sorted((tmp_path / "p").iterdir()) == before
     assert main(["cosim", str(tmp_path / "p"), "--set", "array.rows=3"]) == 2
     assert "is compiled already" in capsys.readouterr().err
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import accelsim
 from accelsim.cli import main
 
 vcd_reader = pytest.importorskip("vcd.reader", reason="pyvcd is not installed")
@@ -67,7 +71,7 @@ def test_partial_sums_of_a_waveform_are_the_vectors_of_the_layer(tmp_path, capsy
     edges = np.load(next(folder.glob("*.cycle.psum.npy")))[0]
     valid = np.load(next(folder.glob("*.cycle.psum_valid.npy")))[0]
     first = (
-        next(time // 10 for time, value in changes["fetch.load_row"] if value == 1) - 1
+        next(time // 10 for time, value in changes["grid.load_row"] if value == 1) - 1
     )  # row 0 of the first tile's weights is read in the cycle before
     shown = 0
     for cycle, column in np.argwhere(valid):
@@ -75,6 +79,37 @@ def test_partial_sums_of_a_waveform_are_the_vectors_of_the_layer(tmp_path, capsy
         assert value == edges[cycle, column], (cycle, column)
         shown += 1
     assert shown == 15 * 8  # K = 120 in chunks of 8, one word, 8 columns
+
+
+def declared(text, name):
+    """Whether a module's source declares a port, register or net of this name."""
+    return re.search(rf"\b(?:logic|wire)\b[^;=()]*?\b{name}\b\s*[;,=)]", re.sub("//.*", "", text)) is not None
+
+
+def test_scopes_and_names_of_a_waveform_are_those_of_the_rtl(tmp_path):
+    """From compute_unit.sv down; the scopes `bench` and `grid` have no counterpart."""
+    path = tmp_path / "out.vcd"
+    assert main(["vectors", "wave", "lenet5_digits", "-o", str(path), "--layer", "c1", "--computes", "1"]) == 0
+    names = {re.sub(r"\[\d+\]", "", name) for name in read_vcd(path)}
+    modules = {p.stem: p.read_text() for p in (Path(accelsim.__file__).parent / "rtl").glob("*.sv")}
+    inside = {"array": "systolic_array", "sums": "accumulate"}
+    for instance, module in inside.items():
+        assert re.search(rf"\b{module} #\(.*\) {instance} \($", modules["compute_unit"], re.MULTILINE)
+    seen = set()
+    for name in sorted(names):
+        top, *blocks, register = name.split(".")
+        if top not in inside:
+            assert top in ("bench", "grid"), name
+            continue
+        text = modules[inside[top]]
+        for block in blocks:
+            found = re.search(rf"begin : {block}$(.*)|\b(\w+) #\([^;]*\) {block} \(", text, re.MULTILINE | re.DOTALL)
+            assert found, f"{name}: {block} is neither a block nor an instance"
+            text = modules[found[2]] if found[2] else found[1]
+        assert declared(text, register), name
+        seen.add(top)
+    assert seen == set(inside)
+    assert not declared(modules["accumulate"], "address")
 
 
 def test_two_waveforms_are_the_same_bytes(tmp_path, capsys):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +155,18 @@ class Program:
     def batch(self) -> int:
         """Images of one run."""
         return self.input.batch
+
+    def with_input(self, codes: Int64) -> Program:
+        """The same program with an input in its DRAM image.
+
+        Args:
+            codes: int64 (batch, H, W, C), as `TensorRegion.pack` takes them.
+        Raises:
+            InputError: as `TensorRegion.pack`.
+        """
+        image = self.dram.copy()
+        image[self.input.slice()] = self.input.pack(codes, self.modes.activation)
+        return replace(self, dram=image)
 
     def metadata(self) -> dict[str, Any]:
         """What `program.json` holds."""

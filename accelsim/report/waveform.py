@@ -1,6 +1,7 @@
 """The array's registers over time as a VCD file, from the register-level grid (docs/vectors.md, section 7).
 
-Scopes and names are those of the RTL's generate blocks, so that two waveforms can be looked at side by side.
+`array` and `sums` are named as in the RTL, from compute_unit.sv down, to look at two waveforms side by side.
+`grid` has no counterpart: it shows the sequencer of the register-level grid, which counts tiles where the RTL walks.
 """
 
 from __future__ import annotations
@@ -217,13 +218,11 @@ class _Recorder:
             for name in ("live", "first", "last")
         }
         self._lines = {
-            signal.grid: [
-                variable(("accumulate", f"column[{j}]"), signal.name, signal.bits) for j in range(config.columns)
-            ]
+            signal.grid: [variable(("sums", f"lane[{j}]"), signal.name, signal.bits) for j in range(config.columns)]
             for signal in self._columns
         }
-        self._address = variable(("accumulate",), "address", _WORD_BITS)
-        self._fetch = {name: variable(("fetch",), name, _WORD_BITS) for name in self._single}
+        self._address = variable(("sums",), "pipe_address", _WORD_BITS)
+        self._sequencer = {name: variable(("grid",), name, _WORD_BITS) for name in self._single}
 
     def see(self, cycle: int, registers: Registers) -> None:
         """Write what changed by the beginning of a cycle."""
@@ -238,7 +237,7 @@ class _Recorder:
         for name, lane in self._lines.items():
             self._change(now, name, np.asarray(registers[name])[None], [lane])
         self._writer.change(self._address, now, int(registers["accumulator.address"]))
-        for name, variable in self._fetch.items():
+        for name, variable in self._sequencer.items():
             self._writer.change(variable, now, int(registers[f"fetch.{name}"]))
         self._writer.change(self._clk, now + CYCLE_NS // 2, 0)
 

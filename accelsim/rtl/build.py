@@ -26,6 +26,7 @@ Simulator = Literal["verilator", "icarus"]
 
 _HERE = Path(__file__).parent
 _BENCH = _HERE / "bench"
+_CONFIG = "accelsim_config.sv"  # the generated package of parameters
 _VERILATOR_OPTIONS = ("--cc", "--top-module", "bench", "-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-lint")
 _COMPILER_OPTIONS = ("-std=c++17", "-O1", "-w")
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")  # of Verilator's include folder
@@ -49,12 +50,27 @@ def sources(folder: Path = _HERE) -> list[Path]:
     return [package, *sorted(path for path in folder.glob("*.sv") if path != package)]
 
 
+def check_export(folder: Path) -> None:
+    """Refuse a folder that `write_sources` would mix its files into.
+
+    Raises:
+        InputError: it holds files, and none of them is the generated package of an earlier export.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).is_file():
+        raise InputError(f"{folder}: holds files, and no {_CONFIG} of an earlier export; choose an empty or new folder")
+
+
 def write_sources(parameters: Parameters, folder: Path) -> list[Path]:
-    """Write the generated package and copies of the accelerator's sources; returns them in compilation order."""
+    """Write the generated package and copies of the accelerator's sources; returns them in compilation order.
+
+    Raises:
+        InputError: as `check_export`, or a file cannot be written.
+    """
     from accelsim.files import write_whole
 
+    check_export(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    package = folder / "accelsim_config.sv"
+    package = folder / _CONFIG
     write_whole(package, parameters.package())
     copies = []
     for source in sources():
@@ -97,7 +113,7 @@ def build(parameters: Parameters, simulator: Simulator, *, folder: Path = _HERE,
         folder: where the sources are; another than the package's is for tests that alter them.
         cache: where builds are kept; None is the user's cache folder.
     Raises:
-        InputError: the simulator or its compiler is not installed, or refuses the sources.
+        InputError: the simulator or its compiler is not installed, or refuses the sources; the cache cannot be written.
     """
     require(simulator)
     package, files = parameters.package(), sources(folder)
@@ -105,12 +121,13 @@ def build(parameters: Parameters, simulator: Simulator, *, folder: Path = _HERE,
     digest = hashlib.sha256(f"{_identity(simulator)}\n{package}".encode())
     for path in [*files, *bench]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = (cache or cache_folder()) / f"{simulator}-{digest.hexdigest()[:32]}"
+    target = _absolute(cache or cache_folder()) / f"{simulator}-{digest.hexdigest()[:32]}"
     product = target / ("simulation" if simulator == "verilator" else "simulation.vvp")
     if not product.exists():
         with _alone(target):
             if not product.exists():
-                _make(simulator, package, files, target)
+                with _made_whole(target) as work:
+                    _make(simulator, package, files, work)
     if simulator == "verilator":
         return Build(simulator, (str(product),))
     return Build(simulator, (_tool("vvp"), "-n", str(product)))
@@ -127,7 +144,7 @@ def lint(parameters: Parameters) -> list[str]:
     assert root is not None
     quiet = [f"-Wno-{name}" for name in ("UNUSEDSIGNAL", "UNUSEDPARAM", "WIDTHEXPAND", "WIDTHTRUNC", "UNSIGNED")]
     with tempfile.TemporaryDirectory(prefix="accelsim-lint-") as name:
-        config = Path(name) / "accelsim_config.sv"
+        config = Path(name) / _CONFIG
         config.write_text(parameters.package())
         command = [_verilator(root), "--lint-only", "-Wall", *quiet, "--top-module", "accelerator", str(config)]
         command += map(str, sources())
@@ -136,9 +153,20 @@ def lint(parameters: Parameters) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """`accelsim/rtl` in the user's cache folder, as XDG_CACHE_HOME or its default says."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "accelsim" / "rtl"
+    """`accelsim/rtl` in the user's cache folder, as XDG_CACHE_HOME or its default says.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification asks.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "accelsim" / "rtl"
+
+
+def _absolute(cache: Path) -> Path:
+    """Simulators and compilers are given names that hold in any folder."""
+    try:
+        return cache.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise InputError(f"{cache}: cannot keep builds of the RTL there: {error}; set XDG_CACHE_HOME") from None
 
 
 @contextlib.contextmanager
@@ -148,29 +176,47 @@ def _alone(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = (target.parent / f"{target.name}.lock").open("w")
     except OSError as error:
-        raise InputError(
-            f"{target.parent}: cannot keep builds of the RTL there: {error.strerror}; set XDG_CACHE_HOME"
-        ) from None
+        raise _unkept(target.parent, error) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _make(simulator: Simulator, package: str, files: list[Path], target: Path) -> None:
-    """Build beside the target and rename: a build that was interrupted is never run."""
-    work = Path(tempfile.mkdtemp(prefix="build-", dir=target.parent))
+@contextlib.contextmanager
+def _made_whole(target: Path) -> Iterator[Path]:
+    """A folder to build in, renamed to the target at the end: a build that was interrupted is never run.
+
+    It has the target's name, so that whoever makes the build next, alone, removes what a killed process left; and so
+    goes a target that has lost a file.
+    """
+    work = target.parent / f"build-{target.name}"
     try:
-        config = work / "accelsim_config.sv"
-        config.write_text(package)
-        inputs = [str(config), *map(str, files), str(_BENCH / "dram_model.sv"), str(_BENCH / "bench.sv")]
-        if simulator == "icarus":
-            clock = str(_BENCH / "clock.sv")
-            _run(["iverilog", "-g2012", "-s", "clock", "-o", str(work / "simulation.vvp"), *inputs, clock])
-        else:
-            _verilate(inputs, work)
-        work.rename(target)
-    finally:
         shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            yield work
+            shutil.rmtree(target, ignore_errors=True)
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise _unkept(target.parent, error) from None
+
+
+def _unkept(cache: Path, error: OSError) -> InputError:
+    return InputError(f"{cache}: cannot keep builds of the RTL there: {error.strerror or error}; set XDG_CACHE_HOME")
+
+
+def _make(simulator: Simulator, package: str, files: list[Path], work: Path) -> None:
+    """Build in the folder `work`."""
+    config = work / _CONFIG
+    config.write_text(package)
+    inputs = [str(config), *map(str, files), str(_BENCH / "dram_model.sv"), str(_BENCH / "bench.sv")]
+    if simulator == "icarus":
+        clock = str(_BENCH / "clock.sv")
+        _run(["iverilog", "-g2012", "-s", "clock", "-o", str(work / "simulation.vvp"), *inputs, clock])
+    else:
+        _verilate(inputs, work)
 
 
 def _verilate(inputs: list[str], work: Path) -> None:
@@ -200,17 +246,14 @@ def _runtime(root: Path, compiler: str, include: tuple[str, ...], cache: Path) -
     """Objects of Verilator's runtime library."""
     digest = hashlib.sha256(_identity("verilator").encode()).hexdigest()[:32]
     target = cache / f"runtime-{digest}"
+    objects = [target / f"{name}.o" for name in _RUNTIME]
     with _alone(target):
-        if not target.exists():
-            work = Path(tempfile.mkdtemp(prefix="build-", dir=cache))
-            try:
+        if not all(path.exists() for path in objects):
+            with _made_whole(target) as work:
                 for name in _RUNTIME:
                     source, made = root / "include" / name, work / f"{name}.o"
                     _run([compiler, *_COMPILER_OPTIONS, *include, "-c", str(source), "-o", str(made)])
-                work.rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return [target / f"{name}.o" for name in _RUNTIME]
+    return objects
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelsim.isa import Program, Store, to_text
+from accelsim.isa import Program, Store, Unit, to_text
 from accelsim.machine import Accelerator, Issued, Run
 from accelsim.rtl.build import Build, Simulator, build
 from accelsim.rtl.parameters import Parameters
@@ -83,6 +83,10 @@ def compare(
     Args:
         cycles: compare cycles and stalls too.
     """
+    if rtl.surplus is not None:
+        extra = rtl.surplus
+        count = sum(extra.unit == i.UNIT for i in program.instructions)
+        return Difference(extra.what, extra.unit.name, f"{count} instructions", f"one more, in cycle {extra.cycle}")
     if cycles and (found := _first_in_time(program, model, rtl)):
         return found
     if rtl.stuck is not None or len(rtl.timeline) < len(program.instructions):
@@ -96,18 +100,19 @@ def compare(
 
 def _first_in_time(program: Program, model: Run, rtl: RtlRun) -> Difference | None:
     """Issues and dones in the model's order of time, stalls with the issue."""
-    got = {issued.index: issued for issued in rtl.timeline}
+    started = {issued.index: (issued.issue, issued.stalls) for issued in rtl.timeline} | rtl.started
+    done = {issued.index: issued.done for issued in rtl.timeline}
     events = sorted((cycle, issued.index, what, issued) for issued in model.timeline for cycle, what in _events(issued))
     for cycle, index, what, issued in events:
-        if index not in got:
-            continue  # not done: told if nothing before it differs
-        other = got[index]
+        if index not in (started if what == "issue" else done):
+            continue  # not issued or not done: told if nothing before it differs
         where = _name(program, index)
-        here = other.issue if what == "issue" else other.done
+        here = started[index][0] if what == "issue" else done[index]
         if here != cycle:
             return Difference(f"{what} cycle", where, str(cycle), str(here))
-        if what == "issue" and issued.stalls != other.stalls:
-            return Difference(f"stalls before cycle {cycle}", where, _stalls(issued), _stalls(other))
+        if what == "issue" and issued.stalls != started[index][1]:
+            stalls = _stalls(issued.stalls), _stalls(started[index][1])
+            return Difference(f"stalls before cycle {cycle}", where, *stalls)
     return None
 
 
@@ -115,8 +120,8 @@ def _events(issued: Issued) -> tuple[tuple[int, str], tuple[int, str]]:
     return (issued.issue, "issue"), (issued.done, "done")
 
 
-def _stalls(issued: Issued) -> str:
-    return ", ".join(f"{unit.name} {cycles}" for unit, cycles in issued.stalls) or "none"
+def _stalls(stalls: tuple[tuple[Unit, int], ...]) -> str:
+    return ", ".join(f"{unit.name} {cycles}" for unit, cycles in stalls) or "none"
 
 
 def _first_byte(program: Program, model: Run, rtl: RtlRun) -> Difference | None:

@@ -27,6 +27,19 @@ _HEX = re.compile("[0-9a-f]+")
 _HEX_OR_ZERO = re.compile("[^0-9a-f]")
 
 
+IssueEvent = tuple[int, tuple[tuple[Unit, int], ...]]
+"""An issue: its cycle, and the stalls before it."""
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """An `issue` or `done` too many: of a unit, in a cycle."""
+
+    what: str
+    unit: Unit
+    cycle: int
+
+
 @dataclass(kw_only=True)
 class RtlRun:
     """What one run of a program on the RTL did.
@@ -35,6 +48,9 @@ class RtlRun:
         dram: the final DRAM image, or None where it got stuck.
         cycles: last done + 1, or None where it got stuck.
         timeline: issue, done and stalls of each instruction that was done, in program order.
+        started: issue and stalls of each instruction that issued and was not done, by its index.
+        surplus: the first issue or done that no instruction accounts for: more issues than the unit's queue holds, or a
+            done of a unit that has nothing under way.
         counts: operations by type, of the whole run.
         unknown: the first DRAM byte with a bit that is X, which a simulator with four states shows; such bits are 0 in
             `dram`.
@@ -44,6 +60,8 @@ class RtlRun:
     dram: npt.NDArray[np.uint8] | None = None
     cycles: int | None = None
     timeline: list[Issued] = field(default_factory=list)
+    started: dict[int, IssueEvent] = field(default_factory=dict)
+    surplus: Surplus | None = None
     counts: dict[str, int] = field(default_factory=dict)
     unknown: int | None = None
     stuck: int | None = None
@@ -77,7 +95,7 @@ def run_rtl(program: Program, build: Build, *, limit: int, jitter: int = 0) -> R
         if done.returncode or not (folder / "trace.txt").exists():
             lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
             raise InputError(f"{build.simulator}: the simulation failed: {lines[-1]}; empty the build cache and retry")
-        run = _read_trace(program, (folder / "trace.txt").read_text())
+        run = read_trace(program, (folder / "trace.txt").read_text())
         if run.stuck is None:
             words = (folder / "out.hex").read_text().split()
             run.unknown = next((n for n, word in enumerate(words) if not _HEX.fullmatch(word)), None)
@@ -86,20 +104,24 @@ def run_rtl(program: Program, build: Build, *, limit: int, jitter: int = 0) -> R
     return run
 
 
-def _read_trace(program: Program, text: str) -> RtlRun:
+def read_trace(program: Program, text: str) -> RtlRun:
     """Lines `issue unit cycle stalls...`, `done unit cycle`, `count number value`, `cycles n` or `stuck cycle`."""
     queues = [[n for n, i in enumerate(program.instructions) if unit == i.UNIT] for unit in Unit]
-    issues: list[list[tuple[int, tuple[tuple[Unit, int], ...]]]] = [[] for _ in Unit]
+    issues: list[list[IssueEvent]] = [[] for _ in Unit]
     dones: list[list[int]] = [[] for _ in Unit]
     run = RtlRun()
     for line in text.splitlines():
         kind, *words = line.split()
         numbers = [int(word) for word in words]
-        if kind == "issue":
+        if kind in ("issue", "done"):
             unit, cycle, *stalled = numbers
-            issues[unit].append((cycle, tuple((Unit(u), n) for u, n in enumerate(stalled) if n)))
-        elif kind == "done":
-            dones[numbers[0]].append(numbers[1])
+            begun, ended = issues[unit], dones[unit]
+            if len(begun if kind == "issue" else ended) == len(queues[unit] if kind == "issue" else begun):
+                run.surplus = run.surplus or Surplus(kind, Unit(unit), cycle)
+            elif kind == "issue":
+                begun.append((cycle, tuple((Unit(u), n) for u, n in enumerate(stalled) if n)))
+            else:
+                ended.append(cycle)
         elif kind == "count":
             run.counts[COUNTERS[numbers[0]]] = numbers[1]
         elif kind == "cycles":
@@ -107,7 +129,9 @@ def _read_trace(program: Program, text: str) -> RtlRun:
         elif kind == "stuck":
             run.stuck = numbers[0]
     for unit, queue in zip(Unit, queues, strict=True):
-        for index, (issue, stalls), done in zip(queue, issues[unit], dones[unit], strict=False):
+        begun, ended = issues[unit], dones[unit]  # in the queue's order, and each as long as the one before or shorter
+        for index, (issue, stalls), done in zip(queue, begun, ended, strict=False):
             run.timeline.append(Issued(index, unit, program.instructions[index].label, issue, done, stalls))
+        run.started.update(zip(queue[len(ended) :], begun[len(ended) :], strict=False))
     run.timeline.sort(key=lambda issued: issued.index)
     return run

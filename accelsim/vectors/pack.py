@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accelsim.errors import InputError, did_you_mean
-from accelsim.files import read_bytes, write_whole
+from accelsim.files import parse_npy, read_bytes, write_whole
 from accelsim.vectors.edges import cycles_of, edges, shapes
 from accelsim.vectors.layers import Layer
 from accelsim.vectors.manifest import (
@@ -267,7 +266,7 @@ class Pack:
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != tensor.npy_sha256:
             raise InputError(f"{path}: is not the file its manifest was written for; export the pack again")
-        array = _parse_npy(data, path, "export the pack again")
+        array = parse_npy(data, path, "export the pack again")
         if list(array.shape) != tensor.shape or array.dtype.name != tensor.dtype:
             raise InputError(
                 f"{path}: holds {array.dtype} {array.shape}, and its manifest says {tensor.dtype} "
@@ -348,7 +347,7 @@ def _read_hex(path: Path, tensor: TensorEntry) -> Dumped:
 
 
 def _read_npy(path: Path, tensor: TensorEntry) -> Dumped:
-    array = _parse_npy(read_bytes(path), path, "save it with numpy.save")
+    array = parse_npy(read_bytes(path), path, "save it with numpy.save")
     if array.dtype.kind not in "iu":
         raise InputError(f"{path}: holds no array of integers; save one as {tensor.dtype}")
     if list(array.shape) != tensor.shape:
@@ -358,24 +357,6 @@ def _read_npy(path: Path, tensor: TensorEntry) -> Dumped:
             f"{path}: holds {int(array.max())}, beyond any of the pack's values; save it as {tensor.dtype}"
         )
     return Dumped(array.astype(np.int64), np.zeros(array.shape, dtype=np.bool_))
-
-
-def _parse_npy(data: bytes, path: Path, remedy: str) -> npt.NDArray[Any]:
-    """An array from the bytes of an .npy file; an archive and a pickle are none."""
-    try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    # The header is Python text, whose tokenizer and parser have errors of their own.
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        SyntaxError,
-        tokenize.TokenError,
-        RecursionError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as .npy: {reason}; {remedy}") from None
 
 
 def line_digits(tensor: TensorEntry) -> int:

@@ -311,6 +311,19 @@ def test_an_input_of_the_wrong_shape_or_range_is_refused():
     )
 
 
+def test_a_program_takes_its_input_along_and_leaves_the_one_it_came_from():
+    maker, program = small_program()
+    codes = maker.codes(2)
+    before = program.dram.copy()
+    loaded = program.with_input(codes)
+    assert program.dram.tolist() == before.tolist()
+    changed = np.flatnonzero(loaded.dram != before)
+    assert program.input.unpack(loaded.dram[program.input.slice()], program.modes.activation).tolist() == codes.tolist()
+    assert program.input.address <= changed.min()
+    assert changed.max() < program.input.address + program.input.size
+    assert refusal(program.with_input, codes[:1]).startswith("input input: shape (1, 5, 5, 2) is not")
+
+
 def test_regions_of_columns_are_blocks_of_images():
     region = replace(small_program()[1].input, batch=3, shape=(1, 1, 4), layout="columns", block=2)
     codes = np.arange(12).reshape(3, 1, 1, 4)

@@ -340,7 +340,10 @@ def archive() -> bytes:
         (archive, "x.npy: is an .npz archive; save one array with numpy.save"),
         (lambda: b"", f"x.npy: {NO_ARRAY}"),
         (lambda: b"\x80\x04K\x01.", f"x.npy: {NO_ARRAY}"),
-        (lambda: npy(IMAGES)[:300], "x.npy: cannot be read as .npy: EOF: reading array data, expected 1024 bytes got 172"),
+        (
+            lambda: npy(IMAGES)[:300],
+            "x.npy: cannot be read as .npy: EOF: reading array data, expected 1024 bytes",
+        ),
         (lambda: npy(IMAGES)[:60], "x.npy: cannot be read as .npy: EOF: reading array header"),
         (
             lambda: npy(IMAGES).replace(b"(2, 1, 8, 8), }           ", b"(9999999999999,1,8,8), }  "),

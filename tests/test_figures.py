@@ -352,6 +352,24 @@ def test_files_are_the_same_byte_for_byte_whatever_the_users_settings(narrow, fi
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
 
 
+def test_noise_in_the_layout_solver_reaches_no_file(narrow, monkeypatch):
+    """kiwisolver's sums differ in their last bits from process to process."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    report = narrow[2]
+    plain = render(energy_figure(report), "svg")
+    execute = ConstrainedLayoutEngine.execute
+
+    def noisy(self, figure):
+        solved = execute(self, figure)
+        for axes in figure.axes:
+            axes._set_position([edge * (1 + 1e-11) for edge in axes.get_position(original=True).bounds])
+        return solved
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", noisy)
+    assert render(energy_figure(report), "svg") == plain
+
+
 def test_files_tell_neither_date_nor_version_nor_folder(narrow, files):
     pdf = render(utilization_figure(narrow[2]), "pdf")
     for content in (pdf, *(path.read_bytes() for path in files)):

@@ -72,9 +72,24 @@ def render(figure: Figure, kind: str) -> bytes:
     unstated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
     stream = BytesIO()
     with style():
+        _settle(figure)
         metadata = unstated.get(kind, {"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
     return stream.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the axes out once and keep them, on a grid that swallows what two layouts of one figure differ in.
+
+    The constrained layout's solver (kiwisolver) orders its variables by their addresses, so that its sums differ in
+    their last bits from process to process, and files would with them.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(edge, 5) for edge in axes.get_position().bounds])
 
 
 @contextmanager

@@ -35,7 +35,10 @@ class WeightScheme(Section):
 
 
 class RequantizationScheme(Section):
-    """How S_x * S_w / S_y is applied; the fields of `numerics.Requantization`, by their names in files."""
+    """How M = S_x * S_w / S_y is formed and applied.
+
+    All but `multiplier_arithmetic` are the fields of `numerics.Requantization`, by their names in files.
+    """
 
     scheme: Literal["fixed_point", "power_of_two", "reciprocal", "float32", "float64"] = "fixed_point"
     rounding: Literal["floor", "half_up", "half_even", "half_away", "toward_zero", "tflite_double"] = "half_even"
@@ -43,6 +46,7 @@ class RequantizationScheme(Section):
     order: Literal["multiply_first", "shift_first"] = "multiply_first"
     guard_bits: int = Field(0, ge=0, le=16)
     output_overflow: Literal["saturate", "wrap"] = "saturate"
+    multiplier_arithmetic: Literal["float64", "float32"] = "float64"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -50,7 +54,7 @@ class RequantizationScheme(Section):
         return self
 
     def numerics(self) -> Requantization:
-        """The same as `numerics.Requantization`, which holds the rules across fields."""
+        """What decides the bits once M is there; `numerics.Requantization` holds the rules across fields."""
         return Requantization(
             scheme=Scheme(self.scheme),
             rounding=Rounding(self.rounding),
@@ -64,8 +68,8 @@ class RequantizationScheme(Section):
 class QuantizationScheme(Section):
     """A whole scheme; every key has a default, so an empty file is symmetric int8 per channel.
 
-    `zero_points` and `bias_at` as in `ir.IntegerGraph`; `accumulator_width_bits` maps node names to narrower
-    accumulators.
+    `zero_points` and `bias_at` as in `ir.IntegerGraph`; `scale_format` is what every scale is rounded to, as files
+    of TensorFlow Lite and ONNX hold them; `accumulator_width_bits` maps node names to narrower accumulators.
     """
 
     activation: ActivationScheme = ActivationScheme()
@@ -73,6 +77,7 @@ class QuantizationScheme(Section):
     requantization: RequantizationScheme = RequantizationScheme()
     zero_points: Literal["folded", "subtracted"] = "folded"
     bias_at: Literal["ppu", "accumulator"] = "ppu"
+    scale_format: Literal["float64", "float32"] = "float64"
     accumulator_width_bits: dict[str, int] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -92,6 +97,11 @@ class QuantizationScheme(Section):
             raise ValueError(
                 "activation.signed = false needs activation.symmetric = false, because symmetric codes need negatives; "
                 "set activation.symmetric = false"
+            )
+        if self.requantization.multiplier_arithmetic == "float32" and self.scale_format != "float32":
+            raise ValueError(
+                "requantization.multiplier_arithmetic = 'float32' needs scale_format = 'float32', because products of "
+                "float32 take float32 factors; set scale_format = 'float32'"
             )
         for node, width in self.accumulator_width_bits.items():
             if not 8 <= width <= 64:

@@ -109,9 +109,42 @@ class QuantizationScheme(Section):
         return self
 
 
-def load_quantization(name_or_path: str | Path, overrides: list[str] | None = None) -> QuantizationScheme:
-    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``."""
+def differing_keys(a: QuantizationScheme, b: QuantizationScheme) -> list[str]:
+    """Dotted keys in which two schemes differ that decide the integer graph before its requantisation.
+
+    Where sums are requantised by one scheme or another, S, Z, weights and biases are the same, and M too; but
+    `multiplier_arithmetic` changes M, and the scheme power_of_two rounds every S.
+
+    >>> differing_keys(load_quantization("int8"), load_quantization("coursework"))
+    ['weight.granularity']
+    """
+
+    def decisive(scheme: QuantizationScheme) -> dict[str, Any]:
+        values = _leaves(scheme.model_dump(exclude={"requantization"}))
+        values["requantization.multiplier_arithmetic"] = scheme.requantization.multiplier_arithmetic
+        values["requantization.scheme"] = scheme.requantization.scheme == "power_of_two"
+        return values
+
+    first, second = decisive(a), decisive(b)
+    return [key for key in {**first, **second} if first.get(key) != second.get(key)]
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def load_quantization(
+    name_or_path: str | Path, overrides: list[str] | None = None, option: str = "--quantization-set"
+) -> QuantizationScheme:
+    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``.
+
+    `option` is what errors call the overrides.
+    """
     data: dict[str, Any] = read_toml(find_preset("quantization", name_or_path))
     for assignment in overrides or []:
-        set_key(data, assignment, QuantizationScheme, "--quantization-set")
+        set_key(data, assignment, QuantizationScheme, option)
     return build(QuantizationScheme, data, str(name_or_path))

@@ -49,6 +49,17 @@ class CodeDifference:
         """Largest |b - a|; 0 where there is nothing to compare."""
         return max(map(abs, self.steps), default=0)
 
+    def then(self, more: CodeDifference, images: int) -> CodeDifference:
+        """This over the first `images` images and `more`, of the same node, over those behind them, as one."""
+        steps = dict(
+            sorted((step, self.steps.get(step, 0) + more.steps.get(step, 0)) for step in self.steps | more.steps)
+        )
+        first = self.first
+        if first is None and more.first is not None:
+            (image, *place), a, b = more.first
+            first = ((image + images, *place), a, b)
+        return CodeDifference(self.node, self.values + more.values, steps, first)
+
 
 def count_differences(a: Mapping[str, Codes], b: Mapping[str, Codes]) -> list[CodeDifference]:
     """Compare the tensors that two mappings both hold, in the order of `a`.

@@ -246,7 +246,7 @@ def test_list_names_workloads_and_presets(capsys):
     "preset",
     [
         *("affine", "affine_subtracted", "uint8", "power_of_two", "bias_in_accumulator"),
-        *("tflite", "cmsis_nn_single_rounding", "gemmini", "gemmini_shift", "vta", "onnx", "nvdla"),
+        *("tflite", "gemmini", "vta", "onnx"),
     ],
 )
 def test_every_quantisation_preset_is_bit_exact(capsys, preset):

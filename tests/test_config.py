@@ -424,6 +424,13 @@ def test_an_empty_file_is_symmetric_int8_per_channel(file):
          "'shift_first'; choose one of them"),
         ("[requantization]\noutput_overflow = 'x'", " [requantization]: output_overflow = 'x' is not one of "
          "'saturate' or 'wrap'; choose one of them"),
+        ("[requantization]\nmultiplier_arithmetic = 'x'", " [requantization]: multiplier_arithmetic = 'x' is not one "
+         "of 'float64' or 'float32'; choose one of them"),
+        ("[requantization]\nmultiplier_arithmetic = 'float32'", ": requantization.multiplier_arithmetic = 'float32' "
+         "needs scale_format = 'float32', because products of float32 take float32 factors; set scale_format = "
+         "'float32'"),
+        ("scale_format = 'float16'", ": scale_format = 'float16' is not one of 'float64' or 'float32'; "
+         "choose one of them"),
         ("zero_points = 'x'", ": zero_points = 'x' is not one of 'folded' or 'subtracted'; choose one of them"),
         ("bias_at = 1", ": bias_at = 1 is not one of 'ppu' or 'accumulator'; choose one of them"),
         ("weight = 2", ": weight = 2 must be a table of keys"),

@@ -209,3 +209,18 @@ def test_studies_and_evaluations_have_the_documented_keys(tmp_path):
     found = json.loads(report.read_text())
     fixed = {"format", "version", "workload", "data", "hardware"}
     assert found.keys() - fixed == keys("key of an evaluation") - {"agree"}
+
+
+def test_comparisons_of_requantisations_have_the_documented_keys(tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "out.json"
+    words = ["requant-diff", "int8", "coursework", "--samples", "64", "--json", str(path)]
+    assert main([*words, "--workload", "lenet5_digits", "--images", "2", "--quantization", "int8"]) == 0
+    found = json.loads(path.read_text())
+    assert found.keys() == {"format", "version"} | keys("key of a comparison")
+    assert found["sweep"].keys() == keys("key of a sweep")
+    assert found["network"].keys() == keys("key of a network")
+    (family, *_), (layer, *_) = found["sweep"]["families"], found["network"]["layers"]
+    written = {*found["a"], *family, *family["error"]["a"], *family["examples"][0], *layer, *layer["same_inputs"]}
+    written |= {*found["network"]["classification"], *found["network"]["classification"]["accuracy"]}
+    assert written <= set(re.findall(r"`(\w+)`", FORMATS[FORMATS.index("## 10 ") :]))

@@ -274,6 +274,35 @@ def test_power_of_two_rounds_scales_up_so_that_nothing_clips():
     assert ((exact.scale <= shifted.scale) & (shifted.scale < 2 * exact.scale)).all()
 
 
+def test_float32_scales_are_rounded_before_zero_points_and_codes():
+    weight = random_array(4, 6)
+    exact = quantize_weight(weight, scheme().weight, if_zero=1.0)
+    single = quantize_weight(weight, scheme().weight, if_zero=1.0, single=True)
+    assert (single.scale == exact.scale.astype(np.float32)).all()
+    assert (single.scale != exact.scale).any()
+    assert (single.values == np.clip(np.rint(weight / single.scale[:, None]), -127, 127)).all()
+    for low, high in ((-1.37, 2.11), (-0.3, 0.2), (0.0, 7.7)):
+        scale, zero_point = activation_scale(Range(low, high), IntFormat(8), symmetric=False, single=True)
+        assert scale == float(np.float32((high - low) / 255))
+        assert zero_point == min(max(round(-128 - low / scale), -128), 127)
+    assert activation_scale(Range(0.0, 1e-40), IntFormat(8), symmetric=True, single=True) == (1.0, 0)
+    assert quantize_weight(np.full((1, 2), 1e-40), scheme().weight, if_zero=0.5, single=True).scale.tolist() == [0.5]
+    with pytest.raises(ValueError, match=r"^a weight scale is beyond float32; set scale_format = 'float64'$"):
+        quantize_weight(np.full((1, 2), 1e300), scheme().weight, if_zero=1.0, single=True)
+
+
+def test_multiplier_in_float32_is_the_product_of_float32_scales_rounded_twice():
+    graph = chain(source(3), linear("fc", random_array(64, 3)))
+    ranges = {"input": Range(-1.1, 0.3), "fc": Range(-0.7, 2.3)}
+    how = {"scheme": "float32", "multiplier_arithmetic": "float32"}
+    fc = lower(graph, ranges, scheme(scale_format="float32", requantization=how)).by_name["fc"]
+    x, y = np.float32(1.1 / 127), np.float32(2.3 / 127)
+    w = (np.abs(graph.by_name["fc"].weight).max(axis=1) / 127).astype(np.float32)
+    assert fc.multiplier.real.tolist() == [float(np.float32(np.float32(x * one) / y)) for one in w]
+    in_double = np.float64(x) * w.astype(np.float64) / np.float64(y)
+    assert (fc.multiplier.real != in_double.astype(np.float32)).any()
+
+
 # --- fusion ------------------------------------------------------------------------------------------------------
 
 

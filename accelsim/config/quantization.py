@@ -35,7 +35,10 @@ class WeightScheme(Section):
 
 
 class RequantizationScheme(Section):
-    """How S_x * S_w / S_y is applied; the fields of `numerics.Requantization`, by their names in files."""
+    """How M = S_x * S_w / S_y is formed and applied.
+
+    All but `multiplier_arithmetic` are the fields of `numerics.Requantization`, by their names in files.
+    """
 
     scheme: Literal["fixed_point", "power_of_two", "reciprocal", "float32", "float64"] = "fixed_point"
     rounding: Literal["floor", "half_up", "half_even", "half_away", "toward_zero", "tflite_double"] = "half_even"
@@ -43,6 +46,7 @@ class RequantizationScheme(Section):
     order: Literal["multiply_first", "shift_first"] = "multiply_first"
     guard_bits: int = Field(0, ge=0, le=16)
     output_overflow: Literal["saturate", "wrap"] = "saturate"
+    multiplier_arithmetic: Literal["float64", "float32"] = "float64"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -50,7 +54,7 @@ class RequantizationScheme(Section):
         return self
 
     def numerics(self) -> Requantization:
-        """The same as `numerics.Requantization`, which holds the rules across fields."""
+        """What decides the bits once M is there; `numerics.Requantization` holds the rules across fields."""
         return Requantization(
             scheme=Scheme(self.scheme),
             rounding=Rounding(self.rounding),
@@ -64,8 +68,8 @@ class RequantizationScheme(Section):
 class QuantizationScheme(Section):
     """A whole scheme; every key has a default, so an empty file is symmetric int8 per channel.
 
-    `zero_points` and `bias_at` as in `ir.IntegerGraph`; `accumulator_width_bits` maps node names to narrower
-    accumulators.
+    `zero_points` and `bias_at` as in `ir.IntegerGraph`; `scale_format` is what every scale is rounded to, as files
+    of TensorFlow Lite and ONNX hold them; `accumulator_width_bits` maps node names to narrower accumulators.
     """
 
     activation: ActivationScheme = ActivationScheme()
@@ -73,6 +77,7 @@ class QuantizationScheme(Section):
     requantization: RequantizationScheme = RequantizationScheme()
     zero_points: Literal["folded", "subtracted"] = "folded"
     bias_at: Literal["ppu", "accumulator"] = "ppu"
+    scale_format: Literal["float64", "float32"] = "float64"
     accumulator_width_bits: dict[str, int] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -93,15 +98,53 @@ class QuantizationScheme(Section):
                 "activation.signed = false needs activation.symmetric = false, because symmetric codes need negatives; "
                 "set activation.symmetric = false"
             )
+        if self.requantization.multiplier_arithmetic == "float32" and self.scale_format != "float32":
+            raise ValueError(
+                "requantization.multiplier_arithmetic = 'float32' needs scale_format = 'float32', because products of "
+                "float32 take float32 factors; set scale_format = 'float32'"
+            )
         for node, width in self.accumulator_width_bits.items():
             if not 8 <= width <= 64:
                 raise ValueError(f"accumulator_width_bits.{node} = {width} is outside 8..64")
         return self
 
 
-def load_quantization(name_or_path: str | Path, overrides: list[str] | None = None) -> QuantizationScheme:
-    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``."""
+def differing_keys(a: QuantizationScheme, b: QuantizationScheme) -> list[str]:
+    """Dotted keys in which two schemes differ that decide the integer graph before its requantisation.
+
+    Where sums are requantised by one scheme or another, S, Z, weights and biases are the same, and M too; but
+    `multiplier_arithmetic` changes M, and the scheme power_of_two rounds every S.
+
+    >>> differing_keys(load_quantization("int8"), load_quantization("coursework"))
+    ['weight.granularity']
+    """
+
+    def decisive(scheme: QuantizationScheme) -> dict[str, Any]:
+        values = _leaves(scheme.model_dump(exclude={"requantization"}))
+        values["requantization.multiplier_arithmetic"] = scheme.requantization.multiplier_arithmetic
+        values["requantization.scheme"] = scheme.requantization.scheme == "power_of_two"
+        return values
+
+    first, second = decisive(a), decisive(b)
+    return [key for key in {**first, **second} if first.get(key) != second.get(key)]
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def load_quantization(
+    name_or_path: str | Path, overrides: list[str] | None = None, option: str = "--quantization-set"
+) -> QuantizationScheme:
+    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``.
+
+    `option` is what errors call the overrides.
+    """
     data: dict[str, Any] = read_toml(find_preset("quantization", name_or_path))
     for assignment in overrides or []:
-        set_key(data, assignment, QuantizationScheme, "--quantization-set")
+        set_key(data, assignment, QuantizationScheme, option)
     return build(QuantizationScheme, data, str(name_or_path))

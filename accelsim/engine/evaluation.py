@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -72,6 +72,44 @@ def execute(
             found[name][images] = np.moveaxis(tensors[name], 3, 0)
 
     over_slices(one, len(codes), slice_images(graph, threads, memory_bytes), threads, progress)
+    return found
+
+
+def execute_apart(
+    graph: IntegerGraph,
+    tensors: Mapping[str, npt.NDArray[np.integer[Any]]],
+    arithmetic: Arithmetic,
+    *,
+    threads: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> dict[str, Codes]:
+    """Evaluate every node on tensors given for its inputs, whatever the graph itself would feed it.
+
+    Args:
+        tensors: codes (N, H, W, C) inside the activation format, by name, of every node that another one reads.
+        arithmetic, threads, memory_bytes: as in `execute`.
+    Returns:
+        int16 (N, H, W, C) of every node but the input.
+    Raises:
+        InputError: as in `execute`.
+    """
+    check_codes(graph, tensors[graph.input.name])
+    layers = {
+        node.name: (Layer(graph, node, arithmetic), arithmetic.at_width(node.accumulator_width_bits))
+        for node in graph.nodes
+        if isinstance(node, Mac)
+    }
+    count = len(tensors[graph.input.name])
+    nodes = graph.nodes[1:]
+    found = {node.name: np.empty((count, *node.output.shape), dtype=np.int16) for node in nodes}
+
+    def one(images: slice) -> None:
+        lanes = {name: to_lanes(tensors[name][images]) for name in last_uses(graph)}
+        for node in nodes:
+            sources = [lanes[name] for name in node.inputs]
+            found[node.name][images] = np.moveaxis(run_node(graph, node, sources[0], sources, layers), 3, 0)
+
+    over_slices(one, count, slice_images(graph, threads, memory_bytes), threads)
     return found
 
 

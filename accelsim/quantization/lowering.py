@@ -77,6 +77,7 @@ class _Lowering:
         self.form = scheme.activation.format
         self.requantization = scheme.requantization.numerics()
         self.power_of_two = scheme.requantization.scheme == "power_of_two"
+        self.single = scheme.scale_format == "float32"
         self.fusion = plan_fusion(graph)
         self.nodes: dict[str, Node] = {}
 
@@ -143,7 +144,9 @@ class _Lowering:
         # Where overflow wraps, a value beyond the range would come out at its other end.
         if tables and self.requantization.output_overflow == "saturate":
             seen = seen.within(input_limits(tables, self.form, symmetric=symmetric))
-        scale, zero_point = activation_scale(seen, self.form, symmetric=symmetric, power_of_two=self.power_of_two)
+        scale, zero_point = activation_scale(
+            seen, self.form, symmetric=symmetric, power_of_two=self.power_of_two, single=self.single
+        )
         return TensorType(height=shape[0], width=shape[1], channels=shape[2], scale=scale, zero_point=zero_point)
 
     def _clip(self, activation: FloatActivation | None, target: TensorType) -> tuple[int, int]:
@@ -178,7 +181,7 @@ class _Lowering:
             "weight_bits": self.scheme.weight.bits,
             "weight_zero_point": weight.zero_point,
             "bias": integer_bias,
-            "multiplier": self._multiplier(node, per_sum / target.scale),
+            "multiplier": self._multiplier(node, self._real(source.scale, weight.scale, target.scale)),
             "clip": self._clip(self.fusion.activation.get(node.name), target),
             "accumulator_width_bits": self.scheme.accumulator_width_bits.get(node.name),
         }
@@ -205,15 +208,19 @@ class _Lowering:
         weights lose is below what its output resolves. (TensorFlow Lite does the same: AdjustWeightsForBiasScale
         in tensorflow/lite/tools/optimize/quantization_utils.cc.)
         """
-        return quantize_weight(
-            node.weight,
-            self.scheme.weight,
-            if_zero=target.scale / source.scale,
-            at_least=np.maximum(
-                SMALLEST_MULTIPLIER * target.scale / source.scale, np.abs(bias) / (source.scale * LARGEST_BIAS)
-            ),
-            power_of_two=self.power_of_two,
-        )
+        try:
+            return quantize_weight(
+                node.weight,
+                self.scheme.weight,
+                if_zero=target.scale / source.scale,
+                at_least=np.maximum(
+                    SMALLEST_MULTIPLIER * target.scale / source.scale, np.abs(bias) / (source.scale * LARGEST_BIAS)
+                ),
+                power_of_two=self.power_of_two,
+                single=self.single,
+            )
+        except ValueError as error:
+            raise self._refuse(node, str(error)) from None
 
     def _bias(self, node: FloatNode, bias: FloatArray, per_sum: FloatArray) -> npt.NDArray[np.int64]:
         """round-half-even(bias / (S_x * S_w)), int64 inside int32."""
@@ -228,6 +235,17 @@ class _Lowering:
                 f"S_x * S_w = {per_sum[channel]:.6g}, beyond 32 bits; use weight.granularity = 'channel'",
             )
         return rounded.astype(np.int64)
+
+    def _real(self, source: float, weight: FloatArray, target: float) -> FloatArray:
+        """M = S_x * S_w / S_y, left to right, in the arithmetic that the scheme states; float64 (N,).
+
+        float32 is what onnxruntime does: `ComputeOutputScale` in core/providers/cpu/quantization/qlinearconv.cc.
+        """
+        if self.scheme.requantization.multiplier_arithmetic == "float64":
+            return source * weight / target
+        with np.errstate(over="ignore", under="ignore"):
+            product = np.float32(source) * weight.astype(np.float32) / np.float32(target)
+        return np.asarray(product, dtype=np.float64)
 
     def _multiplier(self, node: FloatNode, real: FloatArray) -> Multiplier:
         """(m0, shift) of every M; one derivation for each value that occurs."""
@@ -249,7 +267,8 @@ class _Lowering:
                 "stored in different orders; add before flattening",
             )
         target = self._chosen_type(node.name, sources[0].shape)
-        first, second = (self._multiplier(node, np.array([one.scale / target.scale])) for one in sources)
+        one = np.ones(1)
+        first, second = (self._multiplier(node, self._real(each.scale, one, target.scale)) for each in sources)
         clip = self._clip(self.fusion.activation.get(node.name), target)
         return Add(**base, output=target, multipliers=(first, second), clip=clip)
 

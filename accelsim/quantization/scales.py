@@ -17,14 +17,20 @@ from accelsim.ir.float_graph import FloatArray
 from accelsim.numerics import IntFormat
 from accelsim.quantization.ranges import Range
 
+SMALLEST_SINGLE = float(np.finfo(np.float32).tiny)
+"""The smallest normal float32, 2**-126."""
 
-def activation_scale(seen: Range, form: IntFormat, *, symmetric: bool, power_of_two: bool = False) -> tuple[float, int]:
+
+def activation_scale(
+    seen: Range, form: IntFormat, *, symmetric: bool, power_of_two: bool = False, single: bool = False
+) -> tuple[float, int]:
     """Return (S, Z) so that the format covers a range and 0 is exact.
 
     Symmetric: S = max|r| / qmax, Z = 0 (the code qmin of a signed format is left to saturation).
     Affine: S = (high - low) / (qmax - qmin), Z = clamp(round-half-even(qmin - low / S)).
-    `power_of_two` rounds S up, before Z is computed. A range of 0 alone (or so narrow that S would not be a
-    normal float64) gives S = 1: any S would do, and 1 keeps multipliers ordinary.
+    `power_of_two` rounds S up and `single` to the nearest float32, before Z is computed. A range of 0 alone (or so
+    narrow that S would not be a normal float64, or float32 where `single`) gives S = 1: any S would do, and 1 keeps
+    multipliers ordinary.
 
     >>> activation_scale(Range(-1.27, 1.0), IntFormat(8), symmetric=True)
     (0.01, 0)
@@ -32,19 +38,34 @@ def activation_scale(seen: Range, form: IntFormat, *, symmetric: bool, power_of_
     (0.015625, -96)
     >>> activation_scale(Range(0.0, 2.55), IntFormat(8, signed=False), symmetric=False, power_of_two=True)
     (0.015625, 0)
+    >>> activation_scale(Range(-1.27, 1.0), IntFormat(8), symmetric=True, single=True)
+    (0.009999999776482582, 0)
     """
     seen = seen.with_zero()
     if symmetric:
         scale = max(-seen.low, seen.high) / form.maximum
     else:
         scale = (seen.high - seen.low) / (form.maximum - form.minimum)
-    if scale < sys.float_info.min:
+    if scale < _smallest(single):
         scale, seen = 1.0, Range(0.0, 0.0)
     if power_of_two:
         scale = round_up_to_power_of_two(scale)
+    if single:
+        scale = float(_to_single(scale))
     if symmetric:
         return scale, 0
     return scale, _zero_point(seen.low, scale, form)
+
+
+def _smallest(single: bool) -> float:
+    """The smallest scale: the smallest normal number of the format that scales are kept in."""
+    return SMALLEST_SINGLE if single else sys.float_info.min
+
+
+def _to_single(scale: npt.ArrayLike) -> FloatArray:
+    """Nearest float32, as float64; what exceeds it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.asarray(scale, dtype=np.float64).astype(np.float32), dtype=np.float64)
 
 
 def round_up_to_power_of_two(scale: float) -> float:
@@ -79,6 +100,7 @@ def quantize_weight(
     if_zero: float,
     at_least: FloatArray | None = None,
     power_of_two: bool = False,
+    single: bool = False,
 ) -> QuantizedWeight:
     """Quantise the weights of a convolution or linear layer, q = clamp(round-half-even(w / S) + Z).
 
@@ -92,6 +114,9 @@ def quantize_weight(
         at_least: (N,), smallest allowed S by channel; ignored for one scale per tensor, where the channels that need
             no such limit would pay.
         power_of_two: round every S up to a power of two.
+        single: round every S to the nearest float32.
+    Raises:
+        ValueError: an S beyond float32 with `single`.
     """
     form = IntFormat(scheme.bits)
     per_channel = scheme.granularity == "channel"
@@ -105,12 +130,16 @@ def quantize_weight(
         low, high = min(float(rows.min()), 0.0), max(float(rows.max()), 0.0)
         scale = np.array([(high - low) / (form.maximum - form.minimum)])
         form_low = form.minimum
-    is_zero = scale < sys.float_info.min
+    is_zero = scale < _smallest(single)
     scale = np.where(is_zero, if_zero, scale)
     if per_channel and at_least is not None:
         scale = np.maximum(scale, at_least)
     if power_of_two:
         scale = np.array([round_up_to_power_of_two(float(one)) for one in scale])
+    if single:
+        scale = _to_single(np.maximum(scale, SMALLEST_SINGLE))
+        if not np.isfinite(scale).all():
+            raise ValueError("a weight scale is beyond float32; set scale_format = 'float64'")
     if not scheme.symmetric and not is_zero[0]:
         zero_point = _zero_point(low, float(scale[0]), form)
     quotient = np.rint(rows / scale[:, None]) + zero_point

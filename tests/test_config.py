@@ -398,8 +398,8 @@ def test_an_empty_file_is_symmetric_int8_per_channel(file):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("[activation]\nbits = 1", ": activation.bits = 1 must be at least 2, because a sign alone has no scale; use 2, or "
-         "fixed point with activation.fraction_bits"),
+        ("[activation]\nbits = 1", ": activation.bits = 1 must be at least 2, because a sign alone has no scale; "
+         "use 2, or fixed point with activation.fraction_bits"),
         ("[activation]\nbits = 9", " [activation]: bits = 9 must be at most 8"),
         ("[activation]\nbits = '8'", f" [activation]: bits = '8' {INTEGER}"),
         ("[activation]\nsigned = 1", " [activation]: signed = 1 must be true or false, written without quotes"),

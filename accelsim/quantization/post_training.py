@@ -11,12 +11,8 @@ from accelsim.config.quantization import QuantizationScheme
 from accelsim.errors import InputError
 from accelsim.ir.float_graph import FloatGraph
 from accelsim.ir.integer_graph import IntegerGraph
-from accelsim.quantization.lowering import lower
+from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate
-
-
-class CalibrationWarning(UserWarning):
-    """The calibration set is legal and probably too poor to give good ranges."""
 
 
 def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: QuantizationScheme) -> IntegerGraph:
@@ -31,7 +27,7 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
         InputError: calibration of the wrong shape, empty or not finite; a graph that the scheme cannot hold
             (see `lowering.lower`).
     Warns:
-        CalibrationWarning: a lone example.
+        CalibrationWarning: a lone example; or as `lowering.lower`.
     """
     examples = _checked(graph, calibration)
     if len(examples) == 1:

@@ -22,15 +22,21 @@ SMALLEST_SINGLE = float(np.finfo(np.float32).tiny)
 
 
 def activation_scale(
-    seen: Range, form: IntFormat, *, symmetric: bool, power_of_two: bool = False, single: bool = False
+    seen: Range,
+    form: IntFormat,
+    *,
+    symmetric: bool,
+    power_of_two: bool = False,
+    fraction_bits: int | None = None,
+    single: bool = False,
 ) -> tuple[float, int]:
     """Return (S, Z) so that the format covers a range and 0 is exact.
 
-    Symmetric: S = max|r| / qmax, Z = 0 (the code qmin of a signed format is left to saturation).
+    Symmetric: S = max|r| / qmax, Z = 0 (the code qmin of a signed format is left to saturation, or left out).
     Affine: S = (high - low) / (qmax - qmin), Z = clamp(round-half-even(qmin - low / S)).
-    `power_of_two` rounds S up and `single` to the nearest float32, before Z is computed. A range of 0 alone (or so
-    narrow that S would not be a normal float64, or float32 where `single`) gives S = 1: any S would do, and 1 keeps
-    multipliers ordinary.
+    `power_of_two` rounds S up and `single` to the nearest float32, before Z is computed. With `fraction_bits`
+    S = 2**-fraction_bits and Z = 0, whatever the range: fixed point. A range of 0 alone (or so narrow that S would not
+    be a normal float64, or float32 where `single`) gives S = 1: any S would do, and 1 keeps multipliers ordinary.
 
     >>> activation_scale(Range(-1.27, 1.0), IntFormat(8), symmetric=True)
     (0.01, 0)
@@ -40,7 +46,11 @@ def activation_scale(
     (0.015625, 0)
     >>> activation_scale(Range(-1.27, 1.0), IntFormat(8), symmetric=True, single=True)
     (0.009999999776482582, 0)
+    >>> activation_scale(Range(-0.5, 100.0), IntFormat(8), symmetric=True, fraction_bits=4)
+    (0.0625, 0)
     """
+    if fraction_bits is not None:
+        return 2.0**-fraction_bits, 0
     seen = seen.with_zero()
     if symmetric:
         scale = max(-seen.low, seen.high) / form.maximum
@@ -106,19 +116,24 @@ def quantize_weight(
 
     Symmetric, b bits: S = max|w| / (2**(b-1) - 1) with q in the restricted range -(2**(b-1) - 1)..2**(b-1) - 1; with
     `full_range`, S = max|w| / (2**(b-1) - 1/2) with q down to -2**(b-1). Affine: as activations, one for the tensor.
+    Fixed point (`fraction_bits`): S = 2**-fraction_bits with q down to -2**(b-1), whatever the weights.
 
     Args:
         weight: (N, ...), output channels first; finite.
-        scheme: bits, symmetry, granularity and range.
+        scheme: bits, symmetry, granularity and range, or fraction bits.
         if_zero: S of a channel (or tensor) whose weights are all 0, which fix none.
         at_least: (N,), smallest allowed S by channel; ignored for one scale per tensor, where the channels that need
             no such limit would pay.
-        power_of_two: round every S up to a power of two.
+        power_of_two: round every S up to a power of two, as with the scheme's own `power_of_two`.
         single: round every S to the nearest float32.
     Raises:
         ValueError: an S beyond float32 with `single`.
     """
     form = IntFormat(scheme.bits)
+    if scheme.fraction_bits is not None:
+        fixed = 2.0**-scheme.fraction_bits
+        values = np.clip(np.rint(weight / fixed), form.minimum, form.maximum).astype(np.int64)
+        return QuantizedWeight(values, np.full(weight.shape[0], fixed), 0)
     per_channel = scheme.granularity == "channel"
     rows = weight.reshape(weight.shape[0] if per_channel else 1, -1)
     zero_point = 0
@@ -134,7 +149,7 @@ def quantize_weight(
     scale = np.where(is_zero, if_zero, scale)
     if per_channel and at_least is not None:
         scale = np.maximum(scale, at_least)
-    if power_of_two:
+    if power_of_two or scheme.power_of_two:
         scale = np.array([round_up_to_power_of_two(float(one)) for one in scale])
     if single:
         scale = _to_single(np.maximum(scale, SMALLEST_SINGLE))

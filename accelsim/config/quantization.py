@@ -12,12 +12,33 @@ from accelsim.config.presets import find_preset
 from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
 
 
+def _refuse_unused(section: Section, where: str, key: str, method: str, user: str) -> None:
+    """Raise where `key` is set and the method that reads it is not chosen: it would change nothing."""
+    value = getattr(section, key)
+    chosen = getattr(section, method)
+    if chosen != user and value != type(section).model_fields[key].default:
+        raise ValueError(
+            f"{where}.{key} = {value} is read only where {where}.{method} = {user!r}, which is {chosen!r}; "
+            f"set {where}.{method} = {user!r} or leave {key} out"
+        )
+
+
 class ActivationScheme(Section):
     """Activations: one format and one kind of range for the whole graph."""
 
     bits: int = Field(8, ge=2, le=8)
     signed: bool = True
     symmetric: bool = True
+    range: Literal["min_max", "moving_average", "percentile", "mse", "batch_norm"] = "min_max"
+    percentile: float = Field(99.99, gt=50.0, le=100.0)
+    momentum: float = Field(0.1, gt=0.0, le=1.0)
+    logits: Literal["same", "cross_entropy"] = "same"
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        _refuse_unused(self, "activation", "percentile", "range", "percentile")
+        _refuse_unused(self, "activation", "momentum", "range", "moving_average")
+        return self
 
     @property
     def format(self) -> IntFormat:
@@ -32,6 +53,41 @@ class WeightScheme(Section):
     symmetric: bool = True
     granularity: Literal["tensor", "channel"] = "channel"
     full_range: bool = False
+    range: Literal["min_max", "percentile", "mse"] = "min_max"
+    percentile: float = Field(99.99, gt=50.0, le=100.0)
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    adaround_iterations: int = Field(1000, ge=1, le=1_000_000)
+    adaround_samples: int = Field(256, ge=1, le=1_000_000)
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        _refuse_unused(self, "weight", "percentile", "range", "percentile")
+        for key in ("adaround_iterations", "adaround_samples", "seed"):
+            _refuse_unused(self, "weight", key, "rounding", "adaround")
+        return self
+
+
+class BiasScheme(Section):
+    """Biases: whether the mean error that quantised weights leave behind is taken off them."""
+
+    correction: Literal["none", "analytic", "empirical"] = "none"
+
+
+class EqualizationScheme(Section):
+    """What is done to the float graph before it is quantised."""
+
+    weights: bool = False
+    absorb_bias: bool = False
+    relu6: Literal["keep", "replace"] = "keep"
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.relu6 != "keep" and not (self.weights or self.absorb_bias):
+            raise ValueError(
+                "equalization.relu6 = 'replace' is for networks that are equalised; set equalization.weights = true"
+            )
+        return self
 
 
 class RequantizationScheme(Section):
@@ -70,6 +126,8 @@ class QuantizationScheme(Section):
 
     activation: ActivationScheme = ActivationScheme()
     weight: WeightScheme = WeightScheme()
+    bias: BiasScheme = BiasScheme()
+    equalization: EqualizationScheme = EqualizationScheme()
     requantization: RequantizationScheme = RequantizationScheme()
     zero_points: Literal["folded", "subtracted"] = "folded"
     bias_at: Literal["ppu", "accumulator"] = "ppu"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ from accelsim.ir.integer_graph import (
 )
 from accelsim.quantization.fusion import plan_fusion
 from accelsim.quantization.ranges import Range
-from accelsim.quantization.scales import QuantizedWeight, activation_scale, quantize_weight
+from accelsim.quantization.scales import QuantizedWeight, activation_scale, quantize_weight, weight_limits
 from accelsim.quantization.tables import input_limits, output_scale, tabulate
 
 SMALLEST_MULTIPLIER = 2.0**-31
@@ -50,28 +52,44 @@ LARGEST_BIAS = float(1 << 30)
 """Half of int32 for the bias of a channel that has its own scale; the other half is left to -Z_x * sum(q_w)."""
 
 
-def lower(graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme) -> IntegerGraph:
+def lower(
+    graph: FloatGraph,
+    ranges: dict[str, Range],
+    scheme: QuantizationScheme,
+    *,
+    weights: Mapping[str, npt.NDArray[np.int64]] | None = None,
+) -> IntegerGraph:
     """Quantise a graph whose ranges are known.
 
     Args:
         graph: without batch norms (`frontend.fold_batch_norm`).
         ranges: of every node's output, by name.
         scheme: formats, granularity, requantisation, zero points, where biases are added, accumulator widths.
+        weights: codes that take the place of round-to-nearest, by node, int64 in the float weight's shape; scales and
+            zero points stay those of the scheme.
     Returns:
         The integer graph; nodes keep the names of the float nodes, a fused one that of the convolution, linear layer
         or sum. `fusion` says what is fused, `scales` how S and Z are chosen, docs/numerics.md what nodes compute.
     Raises:
         InputError: a batch norm is left; a bias or multiplier does not fit the hardware's integers; a sum's
-            inputs differ in layout; `accumulator_width_bits` names no convolution or linear layer.
+            inputs differ in layout; `accumulator_width_bits` or `weights` names no convolution or linear layer; given
+            weights have another shape or leave their format.
     """
-    return _Lowering(graph, ranges, scheme).graph()
+    return _Lowering(graph, ranges, scheme, weights or {}).graph()
 
 
 class _Lowering:
     """One pass over a float graph; built, asked once for its `graph`, and dropped."""
 
-    def __init__(self, graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme):
+    def __init__(
+        self,
+        graph: FloatGraph,
+        ranges: dict[str, Range],
+        scheme: QuantizationScheme,
+        weights: Mapping[str, npt.NDArray[np.int64]],
+    ):
         self.float_graph = graph
+        self.weights = weights
         self.ranges = ranges
         self.scheme = scheme
         self.form = scheme.activation.format
@@ -85,7 +103,8 @@ class _Lowering:
         for node in self.float_graph.nodes:
             if self.fusion.source[node.name] == node.name:
                 self.nodes[node.name] = self._node(node)
-        self._check_widths()
+        self._check_names("accumulator_width_bits", self.scheme.accumulator_width_bits)
+        self._check_names("weights", self.weights)
         output = self.float_graph.by_name[self.float_graph.output]
         return IntegerGraph(
             name=self.float_graph.name,
@@ -205,7 +224,7 @@ class _Lowering:
         weights lose is below what its output resolves. (TensorFlow Lite does the same: AdjustWeightsForBiasScale
         in tensorflow/lite/tools/optimize/quantization_utils.cc.)
         """
-        return quantize_weight(
+        rounded = quantize_weight(
             node.weight,
             self.scheme.weight,
             if_zero=target.scale / source.scale,
@@ -214,6 +233,17 @@ class _Lowering:
             ),
             power_of_two=self.power_of_two,
         )
+        return rounded if node.name not in self.weights else self._given(node, rounded)
+
+    def _given(self, node: FloatConv2d | FloatLinear, rounded: QuantizedWeight) -> QuantizedWeight:
+        """The codes that the caller gives, on the scales of those rounded here."""
+        values = self.weights[node.name]
+        low, high = weight_limits(self.scheme.weight.bits, self.scheme.weight)
+        if values.dtype != np.int64 or values.shape != node.weight.shape:
+            raise self._refuse(node, f"weights are {values.dtype} {values.shape}, not int64 {node.weight.shape}")
+        if values.min() < low or values.max() > high:
+            raise self._refuse(node, f"weights hold {values.min()}..{values.max()}, outside {low}..{high}")
+        return dataclasses.replace(rounded, values=values)
 
     def _bias(self, node: FloatNode, bias: FloatArray, per_sum: FloatArray) -> npt.NDArray[np.int64]:
         """round-half-even(bias / (S_x * S_w)), int64 inside int32."""
@@ -261,14 +291,13 @@ class _Lowering:
         )
         return Table(**base, output=target, entries=entries, function=node.kind)
 
-    def _check_widths(self) -> None:
+    def _check_names(self, what: str, given: Iterable[str]) -> None:
         names = [node.name for node in self.nodes.values() if isinstance(node, Mac)]
-        for name in self.scheme.accumulator_width_bits:
+        for name in given:
             if name not in names:
                 remedy = did_you_mean(name, names) or f"; there are {', '.join(names) or 'none'}"
                 raise InputError(
-                    f"{self.float_graph.name}: accumulator_width_bits names {name!r}, "
-                    f"which is no convolution or linear layer{remedy}"
+                    f"{self.float_graph.name}: {what} names {name!r}, which is no convolution or linear layer{remedy}"
                 )
 
     def _refuse(self, node: FloatNode, reason: str) -> InputError:

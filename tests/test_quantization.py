@@ -580,7 +580,8 @@ def plain_net():
     )
 
 
-@pytest.mark.parametrize("preset", preset_names("quantization"))
+# data_free refuses networks without batch norm; tests/test_quantization_repair.py has one for it.
+@pytest.mark.parametrize("preset", [name for name in preset_names("quantization") if name != "data_free"])
 @pytest.mark.parametrize("make, shape", [(ResidualNet, (3, 8, 8)), (plain_net, (1, 18, 18))])
 def test_integers_follow_the_float_network(preset, make, shape):
     graph = capture(make(), torch.zeros(1, *shape))
@@ -591,6 +592,7 @@ def test_integers_follow_the_float_network(preset, make, shape):
     # 8 bits give about 6 dB each, less what ranges waste and layers add up. Floor's error is spread over 0..1 step,
     # rms 1/sqrt(3) instead of 1/sqrt(12): 6 dB less.
     least = 20 if how.requantization.rounding == "floor" else 25
+    least -= 3 * (8 - how.weight.bits)  # a half of 6 dB a bit: activations keep theirs
     assert sqnr(evaluate(graph, x)[graph.output], got) > least
 
 

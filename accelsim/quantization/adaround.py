@@ -35,11 +35,13 @@ BATCH_ROWS = 256
 ZETA, GAMMA = 1.1, -0.1
 """Stretch of the rectified sigmoid (equation 23)."""
 LEARNING_RATE = 1e-2
+MOMENT_1, MOMENT_2 = 0.9, 0.999
+"""Decay of Adam's two moments."""
 WARM_UP = 0.2
 """Share of iterations before the regulariser sets in."""
 BETA_FIRST, BETA_LAST = 20.0, 2.0
-REGULARISATION = 0.5
-"""Weight of the regulariser's mean against a reconstruction error that is 1 for round-to-nearest."""
+REGULARISATION = 20.0
+"""Lambda: weight of the regulariser's mean against a reconstruction error that is 1 for round-to-nearest."""
 
 
 def learn_rounding(
@@ -136,10 +138,10 @@ def solve(problem: Problem, iterations: int, seed: int) -> Int64:
         |f(y) - f(W(V) x)|^2 / (the same at round-to-nearest) + lambda mean(1 - |2 h(V) - 1|^beta)
 
     (equations 21 to 25). V begins where W(V) = w; the second term is off for a fifth of the iterations, then beta falls
-    from 20 to 2 along a cosine, which lets h settle at 0 or 1 little by little. At the end h is rounded. The first term
-    is relative, unlike the paper's, so that one lambda suits layers of any scale and size; and as the error of an output
-    channel depends on its own weights alone, a channel whose learned codes reconstruct all M positions worse than
-    round-to-nearest keeps the latter.
+    from 20 to 2 along a cosine, which lets h settle at 0 or 1 little by little. At the end h is rounded. The first
+    term is relative, unlike the paper's, so that one lambda suits layers of any scale and size; and as the error of an
+    output channel depends on its own weights alone, a channel whose learned codes reconstruct all M positions worse
+    than round-to-nearest keeps the latter.
     """
     generator = torch.Generator().manual_seed(seed)
     low, fraction = problem.base()
@@ -165,7 +167,7 @@ def solve(problem: Problem, iterations: int, seed: int) -> Int64:
         return problem.nearest.reshape(low.shape)
     start = torch.from_numpy(fraction.astype(np.float32))
     soft = (-torch.log((ZETA - GAMMA) / (start - GAMMA) - 1.0)).requires_grad_()
-    optimiser = torch.optim.Adam([soft], lr=LEARNING_RATE)
+    adam = _Adam(soft)
     count = len(wanted)
     for iteration in range(iterations):
         chosen = torch.randint(count, (min(BATCH_ROWS, count),), generator=generator)
@@ -175,14 +177,31 @@ def solve(problem: Problem, iterations: int, seed: int) -> Int64:
         beta = _beta(iteration / iterations)
         if beta is not None:
             loss = loss + REGULARISATION * (1.0 - (2.0 * up - 1.0).abs().pow(beta)).mean()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        (gradient,) = torch.autograd.grad(loss, soft)
+        adam.step(gradient)
     with torch.no_grad():
         rounded = torch.clamp(floor + (_rectified(soft) >= 0.5), first, last)
         better = error(rounded, rows, wanted).mean(dim=0) < at_nearest
         kept = torch.where(better.reshape(groups, per_group, 1), rounded, nearest)
     return kept.numpy().astype(np.int64)
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1), as torch.optim has it, whose import takes seconds."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+        self.steps = 0
+
+    def step(self, gradient: Tensor) -> None:
+        """Move the values once, in place."""
+        self.steps += 1
+        with torch.no_grad():
+            self.first.lerp_(gradient, 1.0 - MOMENT_1)
+            self.second.mul_(MOMENT_2).addcmul_(gradient, gradient, value=1.0 - MOMENT_2)
+            spread = (self.second / (1.0 - MOMENT_2**self.steps)).sqrt_().add_(1e-8)
+            self.values.addcdiv_(self.first, spread, value=-LEARNING_RATE / (1.0 - MOMENT_1**self.steps))
 
 
 def _rectified(soft: Tensor) -> Tensor:
@@ -232,7 +251,7 @@ def _float_rows(
 
 
 def _integer_rows(place: Place, inputs: Slices, positions: Int64) -> npt.NDArray[np.float32]:
-    """What the layer reads at each position, dequantised: float32 (G, M, K), k in the float weight's (c, r, s) order."""
+    """What the layer reads at each position, dequantised: float32 (G, M, K), k in (c, r, s) order."""
     node, source = place.node, place.source
     codes = np.concatenate(inputs, axis=3)
     image, y, x = positions.T

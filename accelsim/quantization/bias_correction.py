@@ -41,8 +41,8 @@ def correct_analytically(graph: IntegerGraph, floats: FloatGraph, known: dict[st
             assert isinstance(layer, FloatConv2d | FloatLinear)
             if layer.inputs[0] not in known:
                 raise InputError(
-                    f"{graph.name}: {node.source or node.name}: bias.correction = 'analytic' needs batch-norm statistics "
-                    "of what it reads, and there are none; set bias.correction = 'empirical'"
+                    f"{graph.name}: {node.source or node.name}: bias.correction = 'analytic' needs batch-norm "
+                    "statistics of what it reads, and there are none; set bias.correction = 'empirical'"
                 )
             codes = to_float_layout(node.weight, node, place.source) - node.weight_zero_point
             error = codes * place.weight_scale.reshape(-1, *[1] * (codes.ndim - 1)) - layer.weight

@@ -126,9 +126,9 @@ def absorb_bias(graph: FloatGraph) -> FloatGraph:
     """Return the graph with high biases of a layer moved into the next, where a batch norm tells how high.
 
     Channel i of a chain with a ReLU, of mean m and deviation s before it: c = max(0, m - 3 s) is taken off b1[i], and
-    W2 c added to b2. relu(x - c) = relu(x) - c wherever x >= c, which holds for 99.87 % of a normal distribution, so the
-    function changes by little and activations need a smaller range. Chains are taken only where that c passes to the
-    next layer unchanged: its kernel does not pad (a border would see c where there were zeros), nor does an average
+    W2 c added to b2. relu(x - c) = relu(x) - c wherever x >= c, which holds for 99.87 % of a normal distribution, so
+    the function changes by little and activations need a smaller range. Chains are taken only where that c passes to
+    the next layer unchanged: its kernel does not pad (a border would see c where there were zeros), nor does an average
     pool between that counts the padding.
 
     Args:

@@ -56,8 +56,8 @@ class Place:
         bias = np.clip(self.node.bias - folded + steps, -(2.0**31), 2.0**31 - 1).astype(np.int64) + folded
         if bias.min() < -(2**31) or bias.max() >= 2**31:
             raise InputError(
-                f"{self.graph.name}: {self.node.source or self.node.name}: the corrected bias with the zero point folded "
-                "in does not fit 32 bits; use zero_points = 'subtracted'"
+                f"{self.graph.name}: {self.node.source or self.node.name}: the corrected bias with the zero point "
+                "folded in does not fit 32 bits; use zero_points = 'subtracted'"
             )
         return dataclasses.replace(self.node, bias=bias)
 
@@ -68,7 +68,7 @@ class Place:
         return -self.source.zero_point * weight.reshape(weight.shape[0], -1).sum(axis=1)
 
     def mean_output(self, inputs: Slices) -> npt.NDArray[np.float64]:
-        """Mean over images and positions, (N,), of S_y times the requantised sum, before zero point, limits and clip."""
+        """S_y times the mean over images and positions of the requantised sum, (N,), before zero point and clip."""
         layer = Layer(self.graph, self.node, EXACT)
         total, count = np.zeros(self.node.out_channels, dtype=np.int64), 0
         bias = 0 if layer.bias_first else self.node.bias[:, None]

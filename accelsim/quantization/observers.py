@@ -141,8 +141,9 @@ class MseObserver:
 class CrossEntropyObserver:
     """The range of logits that keeps the classifier's probabilities.
 
-    - sum over examples and classes of softmax(v) * log(softmax(quantised(v))), over the grid of `clipping.search`; small
-      logits, which a mean squared error would spend codes on, do not matter to a softmax. Classes are the first axis.
+    Minus the sum over examples and classes of softmax(v) * log(softmax(quantised(v))), over the grid of
+    `clipping.search`; small logits, which a mean squared error would spend codes on, do not matter to a
+    softmax. Classes are axis 1.
     Source: Nagel et al. 2021 (arXiv 2106.08295), section 3.1 ("Cross entropy").
     """
 
@@ -193,11 +194,11 @@ def scaled_tensors(graph: FloatGraph) -> dict[str, str]:
 def scheme_observers(
     graph: FloatGraph, scheme: QuantizationScheme, quantiser: Callable[[str], Quantiser]
 ) -> dict[str, Callable[[], Observer]]:
-    """What is to watch each tensor that has a scale of its own, by float node; others need nothing better than extremes.
+    """What is to watch each tensor that has a scale of its own, by float node; for others extremes do.
 
     Args:
         graph: without batch norms.
-        scheme: `activation.range`, its keys, and `activation.logits`. "batch_norm" is not observed (`batch_norm_ranges`).
+        scheme: `activation.range`, its keys, and `activation.logits`. "batch_norm" observes nothing.
         quantiser: of the integer node of a name.
     Raises:
         InputError: `activation.logits` is set and the network's output has no scale of its own.

@@ -85,7 +85,7 @@ def propagate(graph: FloatGraph, examples: npt.NDArray[np.number]) -> dict[str, 
     normal distribution; a sum adds means and variances; an average pool keeps the mean and, as an upper bound, the
     variance; a layer without batch norm has W mean + b and W^2 variance, its inputs taken as independent and its
     borders left out. Max pools, tanh and sigmoid have no closed form, and what follows them is not known until the
-    next batch norm; nor is a layer without one that reads the input, whose neighbouring pixels are far from independent.
+    next batch norm; nor is a layer without one that reads the input, whose pixels are far from independent.
 
     Args:
         graph: after `frontend.fold_batch_norm`.
@@ -131,7 +131,7 @@ def _moments(
 
 
 def layer_mean(node: FloatConv2d | FloatLinear, weight: FloatArray, mean: FloatArray) -> FloatArray:
-    """Sum of weights times the mean of the input channel each reads, (N,), borders left out. `weight` as `node.weight`."""
+    """Sum of weights times the mean of the input channel each reads, (N,), borders left out; shaped as the node's."""
     rows, groups = weight.shape[0], by_input_channel(node, weight)
     return np.asarray(np.einsum("gcnk,gc->gn", groups, mean.reshape(groups.shape[:2]))).reshape(rows)
 
@@ -166,8 +166,8 @@ def batch_norm_ranges(graph: FloatGraph, known: dict[str, Moments]) -> dict[str,
         if made not in known or known[made].measured:
             where = graph.by_name[made].source or made
             raise InputError(
-                f"{graph.name}: {where}: activation.range = 'batch_norm' needs batch-norm statistics of its output, and "
-                "there are none; choose another range"
+                f"{graph.name}: {where}: activation.range = 'batch_norm' needs batch-norm statistics of its output, "
+                "and there are none; choose another range"
             )
         moments, last = known[made], graph.by_name[tensor]
         reach = DEVIATIONS * np.sqrt(moments.variance)

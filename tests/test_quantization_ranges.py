@@ -155,7 +155,9 @@ def test_a_range_method_sets_exactly_the_tensors_with_a_scale_of_their_own():
     x = RNG(5).normal(size=(64, 6))
     graph = identity(x, relu=True)
     assert scaled_tensors(graph) == {"x": "x", "relu": "fc"}  # fc's own output is never quantised: its ReLU is fused
-    extremes, cut = (choose_ranges(graph, x, scheme(activation={"bits": 4, "range": how})) for how in ("min_max", "mse"))
+    extremes, cut = (
+        choose_ranges(graph, x, scheme(activation={"bits": 4, "range": how})) for how in ("min_max", "mse")
+    )
     assert extremes["fc"] == cut["fc"]
     assert cut["x"].high < extremes["x"].high
 

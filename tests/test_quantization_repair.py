@@ -205,7 +205,9 @@ def test_absorption_without_statistics_is_refused_by_name():
         graph,
         nodes=tuple(dataclasses.replace(n, statistics=None) if isinstance(n, FloatConv2d) else n for n in graph.nodes),
     )
-    with pytest.raises(InputError, match=r"^separable: body.3 \(aten.conv2d\): equalization.absorb_bias needs batch-norm"):
+    with pytest.raises(
+        InputError, match=r"^separable: body.3 \(aten.conv2d\): equalization.absorb_bias needs batch-norm"
+    ):
         absorb_bias(bare)
 
 
@@ -215,35 +217,31 @@ def test_absorption_without_statistics_is_refused_by_name():
 @pytest.mark.parametrize("zero_points", ["folded", "subtracted"])
 def test_empirical_correction_removes_the_mean_error_of_every_layer(zero_points):
     graph, x = separable()
+    graph = equalize(graph)
     how = scheme(
         zero_points=zero_points,
         activation={"symmetric": False},
-        weight={"bits": 3, "granularity": "tensor"},
+        weight={"bits": 4, "granularity": "tensor"},
         requantization={"rounding": "floor"},  # half a step down on average, which is corrected too
     )
     plain = lower(graph, calibrate(graph, x), how)
     corrected = correct_empirically(plain, graph, x)
     tensors = evaluate(graph, x)
-    end = graph.by_name["end"]
-    errors = {}
-    for name, one in (("plain", plain), ("corrected", corrected)):
-        codes = evaluate_integers(one, quantize_input(one, x), WIDE).tensors
-        output = one.by_name["end"].output
-        given = output.scale * (codes["end"].reshape(len(x), -1) - output.zero_point)
-        errors[name] = np.abs(given.mean(axis=0) - tensors["end"].mean(axis=0)).max() / output.scale
-    assert end.bias is not None
-    # Left: half a step of S_x S_w, and what the limits of the format cut.
-    assert errors["plain"] > 5 * errors["corrected"]
-    assert errors["corrected"] < 0.1
+    output = plain.by_name["end"].output
+    errors = [reals(one, x) - tensors["end"] for one in (plain, corrected)]
+    before, after = (np.abs(error.mean(axis=0)) / output.scale for error in errors)
+    # Left: half a step of S_x S_w, which is M / 2 of the output's, and what the limits of the format cut.
+    assert np.all(after <= 0.5 * plain.by_name["end"].multiplier.real + 0.1)
+    assert before.max() > 10 * after.max()
     assert all(np.array_equal(plain.by_name[n.name].weight, n.weight) for n in corrected.nodes if isinstance(n, Mac))
 
 
 def test_analytic_correction_is_the_weight_error_times_the_mean_input():
     graph, x = separable()
-    graph = dataclasses.replace(graph, nodes=graph.nodes[:-3], output=graph.nodes[-4].name)  # no max pool
+    graph = equalize(dataclasses.replace(graph, nodes=graph.nodes[:-3], output=graph.nodes[-4].name))  # no max pool
     how = scheme(activation={"symmetric": False}, weight={"bits": 3, "granularity": "tensor"})
     plain = lower(graph, calibrate(graph, x), how)
-    known = propagate(graph, x)
+    known, largest = propagate(graph, x), []
     corrected = correct_analytically(plain, graph, known)
     for node in plain.nodes:
         if not isinstance(node, Mac):
@@ -256,7 +254,8 @@ def test_analytic_correction_is_the_weight_error_times_the_mean_input():
         scale = quantize_weight(layer.weight, how.weight, if_zero=1.0).scale * source.scale
         moved = corrected.by_name[node.name].bias - node.bias
         assert np.abs(moved + shift / scale).max() <= 0.5 + 1e-6
-        assert np.abs(moved).max() > 3
+        largest.append(np.abs(moved).max())
+    assert max(largest) > 3
     # It mends the mean of the second layer on data, which the formula never saw.
     wanted = evaluate(graph, x)["body.8"].mean(axis=(0, 2, 3))
     off = [np.abs(reals(one, x).mean(axis=(0, 2, 3)) - wanted).sum() for one in (plain, corrected)]
@@ -329,7 +328,7 @@ def test_adaround_is_reproducible_and_depends_on_its_keys():
 def test_adaround_of_convolutions_of_every_kind_lowers_the_networks_error():
     """Padding, depthwise and strides included; layers follow each other on the integer path."""
     graph, x = separable()
-    how = load_quantization("w4a8_adaround", ["weight.bits=3", "weight.adaround_iterations=150"])
+    how = load_quantization("w4a8_adaround", ["weight.bits=3", "weight.adaround_iterations=400"])
     expected = evaluate(graph, x)[graph.output]
     learned = quantize(graph, x, how)
     plain = quantize(graph, x, load_quantization("int8_mse", ["weight.bits=3"]))
@@ -396,7 +395,7 @@ def test_given_weights_are_checked():
     for given, said in (
         ({"fc": np.zeros((8, 48))}, "one: fc: weights are float64 (8, 48), not int64 (8, 48)"),
         ({"fc": np.full((8, 48), 9)}, "one: fc: weights hold 9..9, outside -7..7"),
-        ({"fd": np.zeros((8, 48), int)}, "one: weights names 'fd', which is no convolution or linear layer; did you mean"),
+        ({"fd": np.zeros((8, 48), int)}, "one: weights names 'fd', which is no convolution or linear layer; "),
     ):
         with pytest.raises(InputError) as refused:
             lower(graph, ranges, how, weights=given)

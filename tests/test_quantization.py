@@ -588,6 +588,7 @@ def test_integers_follow_the_float_network(preset, make, shape):
     x = random_array(64, *shape)
     # A preset may narrow the accumulators of one network's layers by name; this is another network.
     how = load_quantization(preset).model_copy(update={"accumulator_width_bits": {}})
+    how = how.model_copy(update={"weight": how.weight.model_copy(update={"adaround_iterations": 100})})  # for time
     _, got = run(quantize(graph, x, how), x)
     # 8 bits give about 6 dB each, less what ranges waste and layers add up. Floor's error is spread over 0..1 step,
     # rms 1/sqrt(3) instead of 1/sqrt(12): 6 dB less.

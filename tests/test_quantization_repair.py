@@ -7,17 +7,29 @@ import pytest
 import torch
 from torch import nn
 
-from accelsim.config import QuantizationScheme, load_quantization
+from accelsim.compiler import compile_graph
+from accelsim.config import QuantizationScheme, load_hardware, load_quantization
 from accelsim.errors import InputError
 from accelsim.frontend import capture
-from accelsim.ir import ChannelStatistics, FloatActivation, FloatConv2d, FloatGraph, FloatInput, FloatLinear, Mac
+from accelsim.ir import (
+    ChannelStatistics,
+    FloatActivation,
+    FloatAvgPool2d,
+    FloatConv2d,
+    FloatGraph,
+    FloatInput,
+    FloatLinear,
+    Mac,
+    graph_digest,
+)
 from accelsim.ir.reference import evaluate as evaluate_integers
 from accelsim.ir.reference import quantize_input
 from accelsim.numerics import Arithmetic
-from accelsim.quantization import calibrate, evaluate, lower, quantize
-from accelsim.quantization.adaround import learn_rounding, solve
+from accelsim.quantization import adaround, calibrate, evaluate, lower, quantize
+from accelsim.quantization.adaround import Problem, learn_rounding, solve
 from accelsim.quantization.bias_correction import correct_analytically, correct_empirically
 from accelsim.quantization.equalization import absorb_bias, equalize, find_chains, replace_relu6
+from accelsim.quantization.integer_path import rewrite
 from accelsim.quantization.layers import to_float_layout
 from accelsim.quantization.scales import quantize_weight
 from accelsim.quantization.statistics import propagate
@@ -205,9 +217,7 @@ def test_absorption_without_statistics_is_refused_by_name():
         graph,
         nodes=tuple(dataclasses.replace(n, statistics=None) if isinstance(n, FloatConv2d) else n for n in graph.nodes),
     )
-    with pytest.raises(
-        InputError, match=r"^separable: body.3 \(aten.conv2d\): equalization.absorb_bias needs batch-norm"
-    ):
+    with pytest.raises(InputError, match=r"^separable: body.3 \(aten.conv2d\): equalization.absorb_bias needs"):
         absorb_bias(bare)
 
 
@@ -342,9 +352,6 @@ def test_adaround_of_convolutions_of_every_kind_lowers_the_networks_error():
 
 def test_the_operands_of_adaround_are_those_of_the_integer_layer():
     """The float rows times the codes give the reference's sums exactly, for a padded, strided, grouped convolution."""
-    from accelsim.quantization import adaround
-    from accelsim.quantization.integer_path import rewrite
-
     torch.manual_seed(3)
     net = nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=1, groups=2)
     x = random_array(5, 4, 7, 7)
@@ -370,9 +377,7 @@ def test_the_operands_of_adaround_are_those_of_the_integer_layer():
 
 
 def test_nearest_is_kept_where_it_is_exact():
-    graph, x, how = layer_problem(4)
-    from accelsim.quantization.adaround import Problem
-
+    _, x, how = layer_problem(4)
     codes = np.random.default_rng(0).integers(-7, 8, (1, 8, 48))
     rows = x[None].astype(np.float32)
     exact = Problem(
@@ -407,13 +412,9 @@ def test_given_weights_are_checked():
 
 def test_data_free_beats_per_tensor_min_max_without_data():
     graph, x = separable()
-    pooled = [dataclasses.replace(n, name="mean") for n in graph.nodes if n.name == "pool"]
-    assert pooled
     nodes = []
     for node in graph.nodes:  # an average pool in place of the max pool, whose mean nothing tells
         if node.name == "pool":
-            from accelsim.ir import FloatAvgPool2d
-
             fields = {key: getattr(node, key) for key in ("name", "inputs", "shape", "source", "kernel", "stride")}
             node = FloatAvgPool2d(**fields, padding=(0, 0, 0, 0), count_include_pad=True)
         nodes.append(node)
@@ -426,8 +427,6 @@ def test_data_free_beats_per_tensor_min_max_without_data():
 
 
 def test_every_step_is_a_legal_graph_that_compiles_and_quantisation_repeats_itself():
-    from accelsim.ir import graph_digest
-
     graph, x = separable()
     how = load_quantization(
         "int8",
@@ -439,3 +438,4 @@ def test_every_step_is_a_legal_graph_that_compiles_and_quantisation_repeats_itse
     )
     first, second = (quantize(graph, x, how) for _ in range(2))
     assert graph_digest(first) == graph_digest(second)
+    assert compile_graph(first, load_hardware("edge_8x8"), 1).layers

@@ -398,13 +398,15 @@ def test_an_empty_file_is_symmetric_int8_per_channel(file):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("[activation]\nbits = 1", " [activation]: bits = 1 must be at least 2"),
+        ("[activation]\nbits = 1", ": activation.bits = 1 must be at least 2, because a sign alone has no scale; "
+         "use 2, or fixed point with activation.fraction_bits"),
         ("[activation]\nbits = 9", " [activation]: bits = 9 must be at most 8"),
         ("[activation]\nbits = '8'", f" [activation]: bits = '8' {INTEGER}"),
         ("[activation]\nsigned = 1", " [activation]: signed = 1 must be true or false, written without quotes"),
         ("[activation]\nsymmetric = 'no'",
          " [activation]: symmetric = 'no' must be true or false, written without quotes"),
-        ("[weight]\nbits = 1", " [weight]: bits = 1 must be at least 2"),
+        ("[weight]\nbits = 1", ": weight.bits = 1 must be at least 2, because a sign alone has no scale; use 2, or "
+         "fixed point with weight.fraction_bits"),
         ("[weight]\nbits = 9", " [weight]: bits = 9 must be at most 8"),
         ("[weight]\nfull_range = 0", " [weight]: full_range = 0 must be true or false, written without quotes"),
         ("[weight]\nsymmetric = 0", " [weight]: symmetric = 0 must be true or false, written without quotes"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -74,6 +75,9 @@ QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs,
     "activation.percentile": (["activation.range=percentile"], ["activation.percentile=90.0"]),
     "activation.momentum": (["activation.range=moving_average"], ["activation.momentum=0.9"]),
     "activation.logits": ([], ["activation.logits=cross_entropy"]),
+    "activation.full_range": ([], ["activation.full_range=false"]),
+    "activation.power_of_two": ([], ["activation.power_of_two=true"]),
+    "activation.fraction_bits": ([], ["activation.fraction_bits=3"]),
     "weight.bits": ([], ["weight.bits=5"]),
     "weight.range": ([], ["weight.range=mse"]),
     "weight.percentile": (["weight.range=percentile"], ["weight.percentile=90.0"]),
@@ -88,6 +92,9 @@ QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs,
     "weight.symmetric": (["zero_points=subtracted", "weight.granularity=tensor"], ["weight.symmetric=false"]),
     "weight.granularity": ([], ["weight.granularity=tensor"]),
     "weight.full_range": ([], ["weight.full_range=true"]),
+    "weight.power_of_two": ([], ["weight.power_of_two=true"]),
+    "weight.fraction_bits": ([], ["weight.fraction_bits=5"]),
+    "bias.bits": ([], ["bias.bits=8"]),
     "requantization.scheme": ([], ["requantization.scheme=reciprocal"]),
     "requantization.rounding": ([], ["requantization.rounding=floor"]),
     "requantization.multiplier_bits": ([], ["requantization.multiplier_bits=8"]),
@@ -97,14 +104,24 @@ QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs,
     "zero_points": (["activation.symmetric=false"], ["zero_points=subtracted"]),
     "bias_at": ([], ["bias_at=accumulator"]),
     "accumulator_width_bits": ([], ["accumulator_width_bits.conv=10"]),
+    "layers.weight_bits": ([], ["layers.conv2.weight_bits=3"]),
+    "layers.weight_granularity": ([], ["layers.conv2.weight_granularity=tensor"]),
+    "layers.weight_fraction_bits": ([], ["layers.conv2.weight_fraction_bits=4"]),
+    "layers.activation_bits": ([], ["layers.conv2.activation_bits=5"]),
+    "layers.activation_signed": (
+        ["activation.symmetric=false", "activation.bits=4"],
+        ["layers.conv2.activation_signed=false"],
+    ),
+    "layers.activation_fraction_bits": ([], ["layers.conv2.activation_fraction_bits=2"]),
 }
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of every leaf."""
+    """Dotted names of every leaf; of sections under names of the user's own, without these."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from keys(field.annotation, f"{prefix}{name}.")
+        kind = get_args(field.annotation)[1] if get_origin(field.annotation) is dict else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
@@ -162,9 +179,11 @@ def network() -> tuple[FloatGraph, np.ndarray]:
 
 
 def integer_graph(network: tuple[FloatGraph, np.ndarray], overrides: list[str]) -> IntegerGraph:
-    from accelsim.quantization import quantize
+    from accelsim.quantization import CalibrationWarning, quantize
 
-    return quantize(*network, load_quantization("int8", overrides))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)  # of biases that saturate, as they shall
+        return quantize(*network, load_quantization("int8", overrides))
 
 
 def result(graph: IntegerGraph, network: tuple[FloatGraph, np.ndarray], overrides: list[str]) -> object:

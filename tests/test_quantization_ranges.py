@@ -287,6 +287,21 @@ def test_affine_weight_ranges_cut_either_end():
     assert error[1] < error[0]
 
 
+@pytest.mark.parametrize("own", [{"activation_bits": 3}, {"activation_bits": 5, "activation_signed": False}])
+def test_a_least_squares_range_is_that_of_the_tensors_own_format(own):
+    """A layer's own format, in which the range is searched, is the one it is stored in."""
+    x = np.abs(RNG(12).standard_t(3, (300, 20)))
+    how = scheme(activation={"range": "mse"}, layers={"fc": own})
+    form = how.activation_of("fc").format
+
+    def error(high):
+        s = high / form.maximum
+        return np.square(x - s * np.clip(np.rint(x / s), form.minimum, form.maximum)).sum()
+
+    best = min((f / 100 * x.max() for f in range(100, 0, -1)), key=error)
+    assert choose_ranges(identity(x), x, how)["fc"].high == pytest.approx(best, rel=1e-3)
+
+
 def test_all_zero_weights_survive_every_range():
     for how in ("percentile", "mse"):
         one = quantize_weight(np.zeros((2, 3)), scheme(weight={"range": how}).weight, if_zero=0.5)
@@ -310,13 +325,20 @@ def test_all_zero_weights_survive_every_range():
             "set weight.rounding = 'adaround' or leave seed out",
         ),
         (
+            "weight.fraction_bits=4 weight.range=mse",
+            "weight.range = 'mse' changes nothing with weight.fraction_bits, which fixes every scale; "
+            "leave weight.range out",
+        ),
+        (
             "equalization.relu6=replace",
             "equalization.relu6 = 'replace' is for networks that are equalised; set equalization.weights = true",
         ),
     ],
 )
 def test_a_key_that_nothing_would_read_is_refused(assignment, said):
+    section = assignment.partition(".")[0]
     with pytest.raises(InputError) as refused:
-        load_quantization("int8", [assignment])
+        load_quantization("int8", assignment.split(" "))
+    assert str(refused.value).startswith(f"int8 [{section}]: ")
     assert str(refused.value).endswith(said)
     assert "\n" not in str(refused.value)

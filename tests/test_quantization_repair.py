@@ -235,7 +235,7 @@ def test_empirical_correction_removes_the_mean_error_of_every_layer(zero_points)
         requantization={"rounding": "floor"},  # half a step down on average, which is corrected too
     )
     plain = lower(graph, calibrate(graph, x), how)
-    corrected = correct_empirically(plain, graph, x)
+    corrected = correct_empirically(plain, graph, x, 32)
     tensors = evaluate(graph, x)
     output = plain.by_name["end"].output
     errors = [reals(one, x) - tensors["end"] for one in (plain, corrected)]
@@ -252,7 +252,7 @@ def test_analytic_correction_is_the_weight_error_times_the_mean_input():
     how = scheme(activation={"symmetric": False}, weight={"bits": 3, "granularity": "tensor"})
     plain = lower(graph, calibrate(graph, x), how)
     known, largest = propagate(graph, x), []
-    corrected = correct_analytically(plain, graph, known)
+    corrected = correct_analytically(plain, graph, known, 32)
     for node in plain.nodes:
         if not isinstance(node, Mac):
             continue
@@ -303,7 +303,7 @@ def test_adaround_reconstructs_a_layer_better_than_nearest_with_floor_or_ceil(bi
     graph, x, how = layer_problem(bits)
     ranges = calibrate(graph, x)
     nearest = lower(graph, ranges, how)
-    codes = learn_rounding(nearest, graph, x, how.weight)
+    codes = learn_rounding(nearest, graph, x, how)
     learned = lower(graph, ranges, how, weights=codes)
     weight = graph.by_name["fc"].weight
     real = weight / quantize_weight(weight, how.weight, if_zero=1.0).scale[:, None]
@@ -324,14 +324,15 @@ def test_adaround_reconstructs_a_layer_better_than_nearest_with_floor_or_ceil(bi
 def test_adaround_is_reproducible_and_depends_on_its_keys():
     graph, x, how = layer_problem(3)
     nearest = lower(graph, calibrate(graph, x), how)
-    first = learn_rounding(nearest, graph, x, how.weight)["fc"]
+    first = learn_rounding(nearest, graph, x, how)["fc"]
     state = torch.get_rng_state()
     threads = torch.get_num_threads()
-    again = learn_rounding(nearest, graph, x, how.weight)["fc"]
+    again = learn_rounding(nearest, graph, x, how)["fc"]
     assert np.array_equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are used
     assert torch.get_num_threads() == threads
-    other = learn_rounding(nearest, graph, x, how.weight.model_copy(update={"seed": 5}))["fc"]
+    reseeded = how.model_copy(update={"weight": how.weight.model_copy(update={"seed": 5})})
+    other = learn_rounding(nearest, graph, x, reseeded)["fc"]
     assert not np.array_equal(first, other)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -23,12 +23,31 @@ def _refuse_unused(section: Section, where: str, key: str, method: str, user: st
         )
 
 
-class ActivationScheme(Section):
-    """Activations: one format and one kind of range for the whole graph."""
+def _refuse_range_of_fixed_point(section: ActivationScheme | WeightScheme, where: str) -> None:
+    """Raise where fixed point, whose S no range changes, is given a way to choose one."""
+    if section.fraction_bits is not None and section.range != "min_max":
+        raise ValueError(
+            f"{where}.range = {section.range!r} changes nothing with {where}.fraction_bits, which fixes every scale; "
+            f"leave {where}.range out"
+        )
 
-    bits: int = Field(8, ge=2, le=8)
+
+class ActivationScheme(Section):
+    """Activations: the format and the kind of scale of every tensor that `layers` does not name.
+
+    Attributes:
+        full_range: symmetric codes down to -2**(bits-1); false leaves that one out.
+        power_of_two: every scale is rounded up to a power of two.
+        fraction_bits: fixed point with word length `bits` and this fraction length: S = 2**-fraction_bits, Z = 0,
+            whatever the range; `bits` may then be 1.
+    """
+
+    bits: int = Field(8, ge=1, le=8)
     signed: bool = True
     symmetric: bool = True
+    full_range: bool = True
+    power_of_two: bool = False
+    fraction_bits: int | None = Field(None, ge=-64, le=64)
     range: Literal["min_max", "moving_average", "percentile", "mse", "batch_norm"] = "min_max"
     percentile: float = Field(99.99, gt=50.0, le=100.0)
     momentum: float = Field(0.1, gt=0.0, le=1.0)
@@ -38,6 +57,7 @@ class ActivationScheme(Section):
     def _used(self) -> Self:
         _refuse_unused(self, "activation", "percentile", "range", "percentile")
         _refuse_unused(self, "activation", "momentum", "range", "moving_average")
+        _refuse_range_of_fixed_point(self, "activation")
         return self
 
     @property
@@ -47,9 +67,16 @@ class ActivationScheme(Section):
 
 
 class WeightScheme(Section):
-    """Weights: signed integers, one scale for the tensor or for each output channel."""
+    """Weights: signed integers, one scale for the tensor or for each output channel.
 
-    bits: int = Field(8, ge=2, le=8)
+    Attributes:
+        full_range: symmetric codes down to -2**(bits-1), which then decides the scale; false leaves that one out.
+        power_of_two: every scale is rounded up to a power of two.
+        fraction_bits: fixed point with word length `bits` and this fraction length: S = 2**-fraction_bits and codes
+            down to -2**(bits-1), whatever the weights; `bits` may then be 1.
+    """
+
+    bits: int = Field(8, ge=1, le=8)
     symmetric: bool = True
     granularity: Literal["tensor", "channel"] = "channel"
     full_range: bool = False
@@ -59,19 +86,37 @@ class WeightScheme(Section):
     adaround_iterations: int = Field(1000, ge=1, le=1_000_000)
     adaround_samples: int = Field(256, ge=1, le=1_000_000)
     seed: int = Field(0, ge=0, lt=2**32)
+    power_of_two: bool = False
+    fraction_bits: int | None = Field(None, ge=-64, le=64)
 
     @model_validator(mode="after")
     def _used(self) -> Self:
         _refuse_unused(self, "weight", "percentile", "range", "percentile")
+        _refuse_range_of_fixed_point(self, "weight")
         for key in ("adaround_iterations", "adaround_samples", "seed"):
             _refuse_unused(self, "weight", key, "rounding", "adaround")
         return self
 
 
 class BiasScheme(Section):
-    """Biases: whether the mean error that quantised weights leave behind is taken off them."""
+    """Biases: signed integers in units of S_x * S_w; beyond `bits` they saturate, before a zero point is folded in.
 
+    `correction` takes off them the mean error that quantised weights leave behind.
+    """
+
+    bits: int = Field(32, ge=8, le=32)
     correction: Literal["none", "analytic", "empirical"] = "none"
+
+
+class LayerScheme(Section):
+    """What one node has in place of the scheme's: its weights, and the tensor it computes."""
+
+    weight_bits: int | None = Field(None, ge=1, le=8)
+    weight_granularity: Literal["tensor", "channel"] | None = None
+    weight_fraction_bits: int | None = Field(None, ge=-64, le=64)
+    activation_bits: int | None = Field(None, ge=1, le=8)
+    activation_signed: bool | None = None
+    activation_fraction_bits: int | None = Field(None, ge=-64, le=64)
 
 
 class EqualizationScheme(Section):
@@ -121,7 +166,7 @@ class QuantizationScheme(Section):
     """A whole scheme; every key has a default, so an empty file is symmetric int8 per channel.
 
     `zero_points` and `bias_at` as in `ir.IntegerGraph`; `accumulator_width_bits` maps node names to narrower
-    accumulators.
+    accumulators, `layers` to what they have in place of `activation` and `weight`.
     """
 
     activation: ActivationScheme = ActivationScheme()
@@ -132,6 +177,15 @@ class QuantizationScheme(Section):
     zero_points: Literal["folded", "subtracted"] = "folded"
     bias_at: Literal["ppu", "accumulator"] = "ppu"
     accumulator_width_bits: dict[str, int] = Field(default_factory=dict)
+    layers: dict[str, LayerScheme] = Field(default_factory=dict)
+
+    def activation_of(self, name: str) -> ActivationScheme:
+        """The scheme of the tensor that a node computes."""
+        return _overridden(self.activation, self.layers.get(name), "activation_")
+
+    def weight_of(self, name: str) -> WeightScheme:
+        """The scheme of a node's weights."""
+        return _overridden(self.weight, self.layers.get(name), "weight_")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -154,7 +208,62 @@ class QuantizationScheme(Section):
         for node, width in self.accumulator_width_bits.items():
             if not 8 <= width <= 64:
                 raise ValueError(f"accumulator_width_bits.{node} = {width} is outside 8..64")
+        _check_fixed_point("weight", self.weight)
+        _check_fixed_point("activation", self.activation)
+        if not (self.activation.full_range or self.activation.symmetric):
+            raise ValueError(
+                "activation.full_range = false needs activation.symmetric = true, because affine codes have no middle; "
+                "leave it out"
+            )
+        for node in self.layers:
+            self._check_layer(node)
         return self
+
+    def _check_layer(self, node: str) -> None:
+        """What an override leaves must be as legal as a scheme of its own."""
+        weight, activation = self.weight_of(node), self.activation_of(node)
+        _check_fixed_point(f"layers.{node}.weight", weight, "_")
+        _check_fixed_point(f"layers.{node}.activation", activation, "_")
+        if weight.granularity == "channel" and not weight.symmetric:
+            raise ValueError(
+                f"layers.{node}.weight_granularity = 'channel' needs weight.symmetric = true, because the array holds "
+                "one Z_w; leave it out"
+            )
+
+
+S = TypeVar("S", ActivationScheme, WeightScheme)
+
+
+def _overridden(scheme: S, layer: LayerScheme | None, prefix: str) -> S:
+    """A scheme with those keys of a layer that begin with `prefix`, a fixed point covering all of its word."""
+    if layer is None:
+        return scheme
+    own = {key.removeprefix(prefix): value for key, value in layer if key.startswith(prefix) and value is not None}
+    if "fraction_bits" in own:  # two's complement, whatever the codes of the other layers
+        own["full_range"] = True
+    return scheme.model_copy(update=own)
+
+
+def _check_fixed_point(where: str, scheme: ActivationScheme | WeightScheme, dot: str = ".") -> None:
+    """Rules of (bits, fraction_bits); `dot` joins `where` and a key."""
+    if scheme.fraction_bits is None:
+        if scheme.bits < 2:
+            raise ValueError(
+                f"{where}{dot}bits = {scheme.bits} must be at least 2, because a sign alone has no scale; use 2, or "
+                f"fixed point with {where}{dot}fraction_bits"
+            )
+        return
+    section = where.rpartition(".")[2]
+    if not scheme.symmetric:
+        raise ValueError(
+            f"{where}{dot}fraction_bits = {scheme.fraction_bits} needs {section}.symmetric = true, because fixed point "
+            f"has no zero point; set {section}.symmetric = true"
+        )
+    if not scheme.full_range and "full_range" in scheme.model_fields_set:
+        raise ValueError(
+            f"{where}{dot}fraction_bits = {scheme.fraction_bits} contradicts {section}.full_range = false: fixed point "
+            "is two's complement from -2^(bits-1); leave full_range out"
+        )
 
 
 def load_quantization(name_or_path: str | Path, overrides: list[str] | None = None) -> QuantizationScheme:

@@ -112,13 +112,13 @@ def named(node: str) -> Iterator[None]:
 
 def check_codes(graph: IntegerGraph, codes: npt.NDArray[np.integer[Any]]) -> None:
     """Refuse codes that are no input of the graph."""
-    tensor, form = graph.input.output, graph.activation
+    tensor, (low, high) = graph.input.output, graph.limits_of(graph.input.name)
     if codes.ndim != 4 or codes.shape[1:] != tensor.shape or not len(codes):
         raise InputError(
             f"input: shape {codes.shape} is not (N, H, W, C) with (H, W, C) = {tensor.shape} and N of at least 1"
         )
-    if codes.dtype.kind not in "iu" or codes.min() < form.minimum or codes.max() > form.maximum:
-        raise InputError(f"input: codes must be integers in {form.minimum}..{form.maximum}")
+    if codes.dtype.kind not in "iu" or codes.min() < low or codes.max() > high:
+        raise InputError(f"input: codes must be integers in {low}..{high}")
 
 
 def to_lanes(codes: npt.NDArray[np.integer[Any]]) -> Lanes:

@@ -73,7 +73,8 @@ def apply(graph: IntegerGraph, node: Node, sources: list[Lanes]) -> Lanes:
             if node.count_include_pad:
                 count[:] = node.kernel[0] * node.kernel[1]
             mean = divide_rounded(total, np.maximum(count, 1), how.pool_rounding)
-            return to_output(mean, zero_points[0], form.limits, form, how.output_overflow).astype(np.int16)
+            limits = graph.limits_of(node.name)
+            return to_output(mean, zero_points[0], limits, form, how.output_overflow).astype(np.int16)
         case Add():
             first, second = (
                 requantize(source.astype(np.int64) - zero, multiplier.m0, multiplier.shift, how)

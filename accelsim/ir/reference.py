@@ -61,7 +61,7 @@ def quantize_input(graph: IntegerGraph, images: npt.NDArray[np.floating]) -> Int
         raise InputError(f"input: shape {images.shape} is not (batch, C, H, W) with (C, H, W) = {expected}")
     if not np.isfinite(images).all():
         raise InputError("input: holds NaN or infinite values; remove them")
-    codes = quantize(images, tensor.scale, tensor.zero_point, graph.activation)
+    codes = quantize(images, tensor.scale, tensor.zero_point, graph.activation, limits=tensor.limits)
     return codes.reshape(-1, 1, 1, tensor.channels) if vector else np.ascontiguousarray(np.moveaxis(codes, 1, 3))
 
 
@@ -70,15 +70,15 @@ def evaluate(graph: IntegerGraph, codes: Int64, arithmetic: Arithmetic) -> Evalu
 
     Args:
         graph: a legal integer graph.
-        codes: the input's codes, int64 (batch, H, W, C), inside the activation format.
+        codes: the input's codes, int64 (batch, H, W, C), inside its limits.
         arithmetic: what the hardware contributes.
     """
     tensor = graph.input.output
     if codes.ndim != 4 or codes.shape[1:] != tensor.shape:
         raise InputError(f"input: shape {codes.shape} is not (batch, H, W, C) with (H, W, C) = {tensor.shape}")
-    form = graph.activation
-    if codes.size and not (form.minimum <= codes.min() and codes.max() <= form.maximum):
-        raise InputError(f"input: a code is outside {form.minimum}..{form.maximum}")
+    low, high = graph.limits_of(graph.input.name)
+    if codes.size and not (low <= codes.min() and codes.max() <= high):
+        raise InputError(f"input: a code is outside {low}..{high}")
     result = Evaluation({})
     for node in graph.nodes:
         sources = [result.tensors[name] for name in node.inputs]
@@ -115,7 +115,7 @@ def _node(
                 total += np.where(inside, window - zero_points[0], 0)
                 count += np.where(inside, 1, int(node.count_include_pad))
             mean = divide_rounded(total, count, how.pool_rounding)
-            return to_output(mean, zero_points[0], form.limits, form, how.output_overflow)
+            return to_output(mean, zero_points[0], graph.limits_of(node.name), form, how.output_overflow)
         case Add():
             first, second = (
                 requantize(source - zero, multiplier.m0, multiplier.shift, how)

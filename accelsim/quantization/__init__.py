@@ -1,9 +1,9 @@
 """Float graphs to integer graphs: calibration and post-training quantisation. Imports torch."""
 
 from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
-from accelsim.quantization.lowering import lower
+from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate, evaluate
-from accelsim.quantization.post_training import CalibrationWarning, quantize
+from accelsim.quantization.post_training import quantize
 from accelsim.quantization.ranges import MinMaxObserver, Observer, Range
 
 __all__ = [

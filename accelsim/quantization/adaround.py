@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from accelsim.config.quantization import WeightScheme
+from accelsim.config.quantization import QuantizationScheme
 from accelsim.ir.float_graph import FloatActivation, FloatArray, FloatConv2d, FloatGraph, FloatLinear
 from accelsim.ir.integer_graph import Conv2d, IntegerGraph, Mac
 from accelsim.quantization.fusion import plan_fusion
@@ -45,7 +45,7 @@ REGULARISATION = 20.0
 
 
 def learn_rounding(
-    graph: IntegerGraph, floats: FloatGraph, examples: npt.NDArray[np.number], scheme: WeightScheme
+    graph: IntegerGraph, floats: FloatGraph, examples: npt.NDArray[np.number], scheme: QuantizationScheme
 ) -> dict[str, Int64]:
     """Return codes for every layer's weights that reconstruct its float output better than round-to-nearest.
 
@@ -57,14 +57,15 @@ def learn_rounding(
     Args:
         graph: lowered with round-to-nearest.
         floats: the float graph it was lowered from.
-        examples: (N, *input shape); the first `scheme.adaround_samples` are used.
-        scheme: `adaround_iterations`, `adaround_samples`, `seed`, and the limits of the codes.
+        examples: (N, *input shape); the first `weight.adaround_samples` are used.
+        scheme: `weight`, with `adaround_iterations`, `adaround_samples` and `seed`, and what layers have of their own.
     Returns:
         int64 codes in the float weight's shape, by layer, for `lower(..., weights=...)`: each is floor or ceil of
         w / S + Z, inside the limits. The same seed gives the same codes on the same machine and PyTorch build.
     """
-    used = examples[: scheme.adaround_samples]
-    draw = np.random.default_rng(scheme.seed)
+    keys = scheme.weight
+    used = examples[: keys.adaround_samples]
+    draw = np.random.default_rng(keys.seed)
     positions = {node.name: _positions(draw, len(used), node) for node in graph.nodes if isinstance(node, Mac)}
     wanted = _float_rows(floats, used, positions)
     activations = plan_fusion(floats).activation
@@ -82,11 +83,11 @@ def learn_rounding(
             nearest=to_float_layout(node.weight, node, place.source),
             scale=place.weight_scale,
             zero_point=node.weight_zero_point,
-            limits=weight_limits(node.weight_bits, scheme),
+            limits=weight_limits(scheme.weight_of(node.name)),
             bias=np.zeros(node.out_channels) if layer.bias is None else layer.bias,
             activation=activations.get(node.name),
         )
-        learned[node.name] = solve(problem, scheme.adaround_iterations, scheme.seed).reshape(layer.weight.shape)
+        learned[node.name] = solve(problem, keys.adaround_iterations, keys.seed).reshape(layer.weight.shape)
         return place.with_weight(learned[node.name])
 
     with one_torch_thread():

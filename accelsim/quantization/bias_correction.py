@@ -20,7 +20,7 @@ from accelsim.quantization.observe import batches, walk
 from accelsim.quantization.statistics import Moments, layer_mean
 
 
-def correct_analytically(graph: IntegerGraph, floats: FloatGraph, known: dict[str, Moments]) -> IntegerGraph:
+def correct_analytically(graph: IntegerGraph, floats: FloatGraph, known: dict[str, Moments], bits: int) -> IntegerGraph:
     """Take the mean error of the weights off every bias, from batch-norm statistics alone.
 
     b -= sum (S_w (q_w - Z_w) - w) E[x], with E[x] of each input channel from `statistics.propagate` (behind a ReLU the
@@ -30,6 +30,7 @@ def correct_analytically(graph: IntegerGraph, floats: FloatGraph, known: dict[st
         graph: the quantised graph.
         floats: the float graph it was lowered from.
         known: moments of the float graph's tensors.
+        bits: of the biases, which saturate.
     Raises:
         InputError: the mean of a layer's input is not known; the line names the layer.
     """
@@ -46,12 +47,14 @@ def correct_analytically(graph: IntegerGraph, floats: FloatGraph, known: dict[st
                 )
             codes = to_float_layout(node.weight, node, place.source) - node.weight_zero_point
             error = codes * place.weight_scale.reshape(-1, *[1] * (codes.ndim - 1)) - layer.weight
-            node = place.with_bias_raised(-layer_mean(layer, error, known[layer.inputs[0]].mean))
+            node = place.with_bias_raised(-layer_mean(layer, error, known[layer.inputs[0]].mean), bits)
         nodes.append(node)
     return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
-def correct_empirically(graph: IntegerGraph, floats: FloatGraph, examples: npt.NDArray[np.number]) -> IntegerGraph:
+def correct_empirically(
+    graph: IntegerGraph, floats: FloatGraph, examples: npt.NDArray[np.number], bits: int
+) -> IntegerGraph:
     """Take the mean error of every layer's output off its bias, measured on examples, layer after layer.
 
     b += E[y] - E[S_y r]: y is the float layer's output before its activation, r the integer layer's requantised sum
@@ -63,11 +66,12 @@ def correct_empirically(graph: IntegerGraph, floats: FloatGraph, examples: npt.N
         graph: the quantised graph.
         floats: the float graph it was lowered from.
         examples: (N, *input shape), N >= 1.
+        bits: of the biases, which saturate.
     """
     wanted = _float_means(floats, examples)
 
     def edit(place: Place, inputs: Slices) -> Mac:
-        return place.with_bias_raised(wanted[place.node.name] - place.mean_output(inputs))
+        return place.with_bias_raised(wanted[place.node.name] - place.mean_output(inputs), bits)
 
     return rewrite(graph, examples.astype(np.float64), edit)
 

@@ -15,7 +15,7 @@ from accelsim.engine.layer import Lanes, Layer, form_sums
 from accelsim.errors import InputError
 from accelsim.ir.integer_graph import Input, IntegerGraph, Mac, TensorType
 from accelsim.ir.reference import quantize_input
-from accelsim.numerics import Arithmetic, requantize
+from accelsim.numerics import Arithmetic, IntFormat, requantize
 from accelsim.quantization.layers import to_integer_layout
 
 EXACT = Arithmetic(psum_bits=64, width_bits=64, overflow="saturate", saturate_at="end", rows=16, dataflow="ws")
@@ -45,15 +45,15 @@ class Place:
         moved = self._folded(weight) - self._folded(self.node.weight)
         return dataclasses.replace(self.node, weight=weight, bias=self.node.bias + moved)
 
-    def with_bias_raised(self, reals: npt.NDArray[np.float64]) -> Mac:
-        """The layer with round-half-even(reals / (S_x * S_w)) added to its bias, which saturates at 32 bits.
+    def with_bias_raised(self, reals: npt.NDArray[np.float64], bits: int) -> Mac:
+        """The layer with round-half-even(reals / (S_x * S_w)) added to its bias, which saturates at `bits`.
 
         The bias saturates without what is folded into it, as in lowering. All-zero weights, whose S_w makes M 1, count
         in steps of the output.
         """
         folded = self._folded(self.node.weight)
         steps = np.rint(reals / (self.weight_scale * self.source.scale))
-        bias = np.clip(self.node.bias - folded + steps, -(2.0**31), 2.0**31 - 1).astype(np.int64) + folded
+        bias = np.clip(self.node.bias - folded + steps, *IntFormat(bits).limits).astype(np.int64) + folded
         if bias.min() < -(2**31) or bias.max() >= 2**31:
             raise InputError(
                 f"{self.graph.name}: {self.node.source or self.node.name}: the corrected bias with the zero point "

@@ -14,16 +14,13 @@ from accelsim.ir.integer_graph import IntegerGraph
 from accelsim.quantization.adaround import learn_rounding
 from accelsim.quantization.bias_correction import correct_analytically, correct_empirically
 from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
-from accelsim.quantization.lowering import lower
+from accelsim.quantization.formats import placed
+from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate
 from accelsim.quantization.observers import Quantiser, logits, scheme_observers
 from accelsim.quantization.ranges import Range
 from accelsim.quantization.scales import activation_scale
 from accelsim.quantization.statistics import batch_norm_ranges, propagate
-
-
-class CalibrationWarning(UserWarning):
-    """The calibration set is legal and probably too poor to give good ranges."""
 
 
 def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: QuantizationScheme) -> IntegerGraph:
@@ -44,7 +41,7 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
         InputError: calibration of the wrong shape, empty or not finite; a graph that the scheme cannot hold
             (see `lowering.lower`); a repair without what it needs, such as batch-norm statistics.
     Warns:
-        CalibrationWarning: a lone example.
+        CalibrationWarning: a lone example; or as `lowering.lower`.
     """
     examples = _checked(graph, calibration)
     if len(examples) == 1:
@@ -57,12 +54,12 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
     ranges = choose_ranges(graph, examples, scheme)
     lowered = lower(graph, ranges, scheme)
     if scheme.weight.rounding == "adaround":
-        lowered = lower(graph, ranges, scheme, weights=learn_rounding(lowered, graph, examples, scheme.weight))
+        lowered = lower(graph, ranges, scheme, weights=learn_rounding(lowered, graph, examples, scheme))
     match scheme.bias.correction:
         case "analytic":
-            return correct_analytically(lowered, graph, propagate(graph, examples))
+            return correct_analytically(lowered, graph, propagate(graph, examples), scheme.bias.bits)
         case "empirical":
-            return correct_empirically(lowered, graph, examples)
+            return correct_empirically(lowered, graph, examples, scheme.bias.bits)
         case "none":
             return lowered
 
@@ -76,13 +73,21 @@ def choose_ranges(graph: FloatGraph, examples: npt.NDArray[np.number], scheme: Q
     Raises:
         InputError: as `calibrate`, `scheme_observers` and `batch_norm_ranges`.
     """
-    form, symmetric = scheme.activation.format, scheme.activation.symmetric
     power_of_two = scheme.requantization.scheme == "power_of_two"
 
-    def quantiser(_: str) -> Quantiser:
+    def quantiser(name: str) -> Quantiser:
+        own = scheme.activation_of(name)
+        codes = placed(own, own.format)
+
         def quantised(values: FloatArray, within: Range) -> FloatArray:
-            scale, zero = activation_scale(within, form, symmetric=symmetric, power_of_two=power_of_two)
-            return np.asarray(scale * (np.clip(np.rint(values / scale) + zero, *form.limits) - zero))
+            scale, zero = activation_scale(
+                within,
+                codes.form,
+                symmetric=own.symmetric,
+                power_of_two=power_of_two or own.power_of_two,
+                fraction_bits=own.fraction_bits,
+            )
+            return np.asarray(scale * (np.clip(np.rint(values / scale) + zero, *codes.limits) - zero))
 
         return quantised
 

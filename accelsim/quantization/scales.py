@@ -19,12 +19,15 @@ from accelsim.quantization.ranges import Range
 from accelsim.quantization.weight_ranges import clip_rows
 
 
-def activation_scale(seen: Range, form: IntFormat, *, symmetric: bool, power_of_two: bool = False) -> tuple[float, int]:
+def activation_scale(
+    seen: Range, form: IntFormat, *, symmetric: bool, power_of_two: bool = False, fraction_bits: int | None = None
+) -> tuple[float, int]:
     """Return (S, Z) so that the format covers a range and 0 is exact.
 
-    Symmetric: S = max|r| / qmax, Z = 0 (the code qmin of a signed format is left to saturation).
+    Symmetric: S = max|r| / qmax, Z = 0 (the code qmin of a signed format is left to saturation, or left out).
     Affine: S = (high - low) / (qmax - qmin), Z = clamp(round-half-even(qmin - low / S)).
-    `power_of_two` rounds S up, before Z is computed. A range of 0 alone (or so narrow that S would not be a
+    `power_of_two` rounds S up, before Z is computed. With `fraction_bits` S = 2**-fraction_bits and Z = 0, whatever the
+    range: fixed point. A range of 0 alone (or so narrow that S would not be a
     normal float64) gives S = 1: any S would do, and 1 keeps multipliers ordinary.
 
     >>> activation_scale(Range(-1.27, 1.0), IntFormat(8), symmetric=True)
@@ -33,7 +36,11 @@ def activation_scale(seen: Range, form: IntFormat, *, symmetric: bool, power_of_
     (0.015625, -96)
     >>> activation_scale(Range(0.0, 2.55), IntFormat(8, signed=False), symmetric=False, power_of_two=True)
     (0.015625, 0)
+    >>> activation_scale(Range(-0.5, 100.0), IntFormat(8), symmetric=True, fraction_bits=4)
+    (0.0625, 0)
     """
+    if fraction_bits is not None:
+        return 2.0**-fraction_bits, 0
     seen = seen.with_zero()
     if symmetric:
         scale = max(-seen.low, seen.high) / form.maximum
@@ -78,14 +85,15 @@ class QuantizedWeight:
         return np.asarray(per_channel * (self.values - self.zero_point))
 
 
-def weight_limits(bits: int, scheme: WeightScheme) -> tuple[int, int]:
+def weight_limits(scheme: WeightScheme) -> tuple[int, int]:
     """Lowest and highest code of a weight.
 
-    >>> weight_limits(4, WeightScheme()), weight_limits(4, WeightScheme(full_range=True))
+    >>> weight_limits(WeightScheme(bits=4)), weight_limits(WeightScheme(bits=4, fraction_bits=2))
     ((-7, 7), (-8, 7))
     """
-    form = IntFormat(bits)
-    return (-form.maximum if scheme.symmetric and not scheme.full_range else form.minimum), form.maximum
+    form = IntFormat(scheme.bits)
+    restricted = scheme.symmetric and not scheme.full_range and scheme.fraction_bits is None
+    return (-form.maximum if restricted else form.minimum), form.maximum
 
 
 def quantize_weight(
@@ -100,17 +108,22 @@ def quantize_weight(
 
     Symmetric, b bits: S = max|w| / (2**(b-1) - 1) with q in the restricted range -(2**(b-1) - 1)..2**(b-1) - 1; with
     `full_range`, S = max|w| / (2**(b-1) - 1/2) with q down to -2**(b-1). Affine: as activations, one for the tensor.
+    Fixed point (`fraction_bits`): S = 2**-fraction_bits with q down to -2**(b-1), whatever the weights.
 
     Args:
         weight: (N, ...), output channels first; finite.
-        scheme: bits, symmetry, granularity and range; a range other than min_max limits the weights first
-            (`weight_ranges.clip_rows`).
+        scheme: bits, symmetry, granularity and range, or fraction bits; a range other than min_max limits the weights
+            first (`weight_ranges.clip_rows`).
         if_zero: S of a channel (or tensor) whose weights are all 0, which fix none.
         at_least: (N,), smallest allowed S by channel; ignored for one scale per tensor, where the channels that need
             no such limit would pay.
-        power_of_two: round every S up to a power of two.
+        power_of_two: round every S up to a power of two, as with the scheme's own `power_of_two`.
     """
     form = IntFormat(scheme.bits)
+    if scheme.fraction_bits is not None:
+        fixed = 2.0**-scheme.fraction_bits
+        values = np.clip(np.rint(weight / fixed), form.minimum, form.maximum).astype(np.int64)
+        return QuantizedWeight(values, np.full(weight.shape[0], fixed), 0)
     per_channel = scheme.granularity == "channel"
     rows = weight.reshape(weight.shape[0] if per_channel else 1, -1)
     if scheme.range != "min_max":
@@ -134,12 +147,12 @@ def quantize_weight(
     scale = np.where(is_zero, if_zero, scale)
     if per_channel and at_least is not None:
         scale = np.maximum(scale, at_least)
-    if power_of_two:
+    if power_of_two or scheme.power_of_two:
         scale = np.array([round_up_to_power_of_two(float(one)) for one in scale])
     if not scheme.symmetric and not is_zero[0]:
         zero_point = _zero_point(low, float(scale[0]), form)
     quotient = np.rint(rows / scale[:, None]) + zero_point
-    values = np.clip(quotient, *weight_limits(scheme.bits, scheme)).astype(np.int64).reshape(weight.shape)
+    values = np.clip(quotient, *weight_limits(scheme)).astype(np.int64).reshape(weight.shape)
     return QuantizedWeight(values, np.broadcast_to(scale, (weight.shape[0],)).copy(), zero_point)
 
 

@@ -162,7 +162,7 @@ def test_keys_of_graph_json_are_those_of_the_page(outcome, tmp_path):
     data = json.loads((tmp_path / "graph.json").read_text())
     assert keys("key of graph.json") == set(data)
     tensors = load_file(tmp_path / "graph.safetensors")
-    common = {"name", "op", "inputs", "source", "shape", "scale", "zero_point"}
+    common = {"name", "op", "inputs", "source", "shape", "scale", "zero_point", "limits"}
     said = {row[0].strip("`"): (row[1], row[2]) for row in table("`op`")}
     assert set(said) == set(OP_NAMES.values()) == {node["op"] for node in data["nodes"]}
     for node in data["nodes"]:

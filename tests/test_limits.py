@@ -246,3 +246,18 @@ def test_a_wrapping_output_has_no_limits_of_its_own(every_operation):
     same = changed(every_operation, "conv1", limits=(-8, 7))  # the container's, said aloud
     assert replace(same, requantization=wrap)
     assert TensorType(height=1, width=1, channels=1, scale=1.0).limits_in(IntFormat(4)) == (-8, 7)
+
+
+def test_gradients_pass_between_the_limits_of_input_and_output():
+    torch = pytest.importorskip("torch")
+    from accelsim.training.gradient import float_operation, input_operation
+
+    graph = changed(layer([[1]], (-8, 7)), "linear1", limits=(-2, 3), zero_point=0, clip=(-2, 3))
+    step_x, step_y = (node.output.scale for node in graph.nodes)
+    x = torch.tensor([-8.6, -8.4, 7.4, 7.6]).double().mul(step_x).reshape(4, 1, 1, 1).requires_grad_()
+    input_operation(graph, x).sum().backward()
+    assert x.grad.flatten().tolist() == [0, 1, 1, 0]
+    y = torch.tensor([-2.6, -2.4, 3.4, 3.6]).double().mul(step_y).reshape(4, 1, 1, 1).requires_grad_()
+    parameters = (torch.ones(1, 1).double(), torch.zeros(1).double())
+    float_operation(graph, graph.nodes[1], [y], parameters).sum().backward()
+    assert y.grad.flatten().tolist() == [0, 1, 1, 0]

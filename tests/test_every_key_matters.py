@@ -21,6 +21,7 @@ from accelsim.energy.entries import KINDS, CapacityPoint, ProductPoint, WidthPoi
 from accelsim.energy.table import Header, OpsPerMac, OpsPerMacSection, energy_from_dict
 from accelsim.errors import InputError
 from accelsim.ir import (
+    ChannelStatistics,
     FloatActivation,
     FloatAvgPool2d,
     FloatConv2d,
@@ -65,14 +66,29 @@ HARDWARE: dict[str, list[str]] = {
     "supports.schemes": ["supports.schemes=['power_of_two']"],
     "supports.roundings": ["supports.roundings=['floor']"],
 }
+ADAROUND = ["weight.bits=3", "weight.rounding=adaround", "weight.adaround_iterations=50"]
 QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs, the change)
     "activation.bits": ([], ["activation.bits=6"]),
     "activation.signed": (["activation.symmetric=false"], ["activation.signed=false"]),
     "activation.symmetric": ([], ["activation.symmetric=false"]),
+    "activation.range": ([], ["activation.range=mse"]),
+    "activation.percentile": (["activation.range=percentile"], ["activation.percentile=90.0"]),
+    "activation.momentum": (["activation.range=moving_average"], ["activation.momentum=0.9"]),
+    "activation.logits": ([], ["activation.logits=cross_entropy"]),
     "activation.full_range": ([], ["activation.full_range=false"]),
     "activation.power_of_two": ([], ["activation.power_of_two=true"]),
     "activation.fraction_bits": ([], ["activation.fraction_bits=3"]),
     "weight.bits": ([], ["weight.bits=5"]),
+    "weight.range": ([], ["weight.range=mse"]),
+    "weight.percentile": (["weight.range=percentile"], ["weight.percentile=90.0"]),
+    "weight.rounding": (["weight.bits=3"], ["weight.rounding=adaround", "weight.adaround_iterations=50"]),
+    "weight.adaround_iterations": (ADAROUND, ["weight.adaround_iterations=100"]),
+    "weight.adaround_samples": (ADAROUND, ["weight.adaround_samples=8"]),
+    "weight.seed": (ADAROUND, ["weight.seed=1"]),
+    "bias.correction": (["weight.bits=3"], ["bias.correction=empirical"]),
+    "equalization.weights": ([], ["equalization.weights=true"]),
+    "equalization.absorb_bias": ([], ["equalization.absorb_bias=true"]),
+    "equalization.relu6": (["equalization.weights=true"], ["equalization.relu6=replace"]),
     "weight.symmetric": (["zero_points=subtracted", "weight.granularity=tensor"], ["weight.symmetric=false"]),
     "weight.granularity": ([], ["weight.granularity=tensor"]),
     "weight.full_range": ([], ["weight.full_range=true"]),
@@ -120,7 +136,10 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[FloatGraph, np.ndarray]:
-    """conv -> tanh -> max pool -> conv -> average pool -> flatten -> linear, on 12x12 images of 3 channels."""
+    """conv, tanh, max pool, conv, ReLU6, average pool, flatten, linear, ReLU, linear, on 12x12 images of 3 channels.
+
+    The first linear layer has a folded batch norm's statistics.
+    """
     rng = np.random.default_rng(5)
 
     def conv(name: str, source: str, channels: int, inputs: int, size: int) -> FloatConv2d:
@@ -148,13 +167,23 @@ def network() -> tuple[FloatGraph, np.ndarray]:
             FloatActivation(name="tanh", inputs=("conv",), shape=(10, 12, 12), kind="tanh"),
             pool(FloatMaxPool2d, "max", "tanh", (10, 6, 6)),
             conv("conv2", "max", 12, 10, 6),
-            pool(FloatAvgPool2d, "mean", "conv2", (12, 3, 3), count_include_pad=True),
+            FloatActivation(name="relu6", inputs=("conv2",), shape=(12, 6, 6), kind="relu6"),
+            pool(FloatAvgPool2d, "mean", "relu6", (12, 3, 3), count_include_pad=True),
             FloatFlatten(name="flat", inputs=("mean",), shape=(108,)),
-            FloatLinear(name="end", inputs=("flat",), shape=(9,), weight=rng.normal(0, 1, (9, 108)), bias=None),
+            FloatLinear(
+                name="hidden",
+                inputs=("flat",),
+                shape=(9,),
+                weight=rng.normal(0, 0.1, (9, 108)),
+                bias=np.full(9, 4.0),
+                statistics=ChannelStatistics(np.full(9, 4.0), np.ones(9)),
+            ),
+            FloatActivation(name="relu", inputs=("hidden",), shape=(9,), kind="relu"),
+            FloatLinear(name="end", inputs=("relu",), shape=(9,), weight=rng.normal(0, 1, (9, 9)), bias=None),
         ),
         "end",
     )
-    return graph, rng.normal(0, 1, (16, 3, 12, 12))
+    return graph, rng.normal(0, 1, (40, 3, 12, 12))
 
 
 def integer_graph(network: tuple[FloatGraph, np.ndarray], overrides: list[str]) -> IntegerGraph:

@@ -12,6 +12,26 @@ from accelsim.config.presets import find_preset
 from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
 
 
+def _refuse_unused(section: Section, where: str, key: str, method: str, user: str) -> None:
+    """Raise where `key` is set and the method that reads it is not chosen: it would change nothing."""
+    value = getattr(section, key)
+    chosen = getattr(section, method)
+    if chosen != user and value != type(section).model_fields[key].default:
+        raise ValueError(
+            f"{where}.{key} = {value} is read only where {where}.{method} = {user!r}, which is {chosen!r}; "
+            f"set {where}.{method} = {user!r} or leave {key} out"
+        )
+
+
+def _refuse_range_of_fixed_point(section: ActivationScheme | WeightScheme, where: str) -> None:
+    """Raise where fixed point, whose S no range changes, is given a way to choose one."""
+    if section.fraction_bits is not None and section.range != "min_max":
+        raise ValueError(
+            f"{where}.range = {section.range!r} changes nothing with {where}.fraction_bits, which fixes every scale; "
+            f"leave {where}.range out"
+        )
+
+
 class ActivationScheme(Section):
     """Activations: the format and the kind of scale of every tensor that `layers` does not name.
 
@@ -28,6 +48,17 @@ class ActivationScheme(Section):
     full_range: bool = True
     power_of_two: bool = False
     fraction_bits: int | None = Field(None, ge=-64, le=64)
+    range: Literal["min_max", "moving_average", "percentile", "mse", "batch_norm"] = "min_max"
+    percentile: float = Field(99.99, gt=50.0, le=100.0)
+    momentum: float = Field(0.1, gt=0.0, le=1.0)
+    logits: Literal["same", "cross_entropy"] = "same"
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        _refuse_unused(self, "activation", "percentile", "range", "percentile")
+        _refuse_unused(self, "activation", "momentum", "range", "moving_average")
+        _refuse_range_of_fixed_point(self, "activation")
+        return self
 
     @property
     def format(self) -> IntFormat:
@@ -49,14 +80,32 @@ class WeightScheme(Section):
     symmetric: bool = True
     granularity: Literal["tensor", "channel"] = "channel"
     full_range: bool = False
+    range: Literal["min_max", "percentile", "mse"] = "min_max"
+    percentile: float = Field(99.99, gt=50.0, le=100.0)
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    adaround_iterations: int = Field(1000, ge=1, le=1_000_000)
+    adaround_samples: int = Field(256, ge=1, le=1_000_000)
+    seed: int = Field(0, ge=0, lt=2**32)
     power_of_two: bool = False
     fraction_bits: int | None = Field(None, ge=-64, le=64)
 
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        _refuse_unused(self, "weight", "percentile", "range", "percentile")
+        _refuse_range_of_fixed_point(self, "weight")
+        for key in ("adaround_iterations", "adaround_samples", "seed"):
+            _refuse_unused(self, "weight", key, "rounding", "adaround")
+        return self
+
 
 class BiasScheme(Section):
-    """Biases: signed integers in units of S_x * S_w; beyond `bits` they saturate, before a zero point is folded in."""
+    """Biases: signed integers in units of S_x * S_w; beyond `bits` they saturate, before a zero point is folded in.
+
+    `correction` takes off them the mean error that quantised weights leave behind.
+    """
 
     bits: int = Field(32, ge=8, le=32)
+    correction: Literal["none", "analytic", "empirical"] = "none"
 
 
 class LayerScheme(Section):
@@ -68,6 +117,22 @@ class LayerScheme(Section):
     activation_bits: int | None = Field(None, ge=1, le=8)
     activation_signed: bool | None = None
     activation_fraction_bits: int | None = Field(None, ge=-64, le=64)
+
+
+class EqualizationScheme(Section):
+    """What is done to the float graph before it is quantised."""
+
+    weights: bool = False
+    absorb_bias: bool = False
+    relu6: Literal["keep", "replace"] = "keep"
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.relu6 != "keep" and not (self.weights or self.absorb_bias):
+            raise ValueError(
+                "equalization.relu6 = 'replace' is for networks that are equalised; set equalization.weights = true"
+            )
+        return self
 
 
 class RequantizationScheme(Section):
@@ -112,6 +177,7 @@ class QuantizationScheme(Section):
     activation: ActivationScheme = ActivationScheme()
     weight: WeightScheme = WeightScheme()
     bias: BiasScheme = BiasScheme()
+    equalization: EqualizationScheme = EqualizationScheme()
     requantization: RequantizationScheme = RequantizationScheme()
     zero_points: Literal["folded", "subtracted"] = "folded"
     bias_at: Literal["ppu", "accumulator"] = "ppu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +45,7 @@ from accelsim.numerics import IntFormat
 from accelsim.quantization.formats import container_format, placed
 from accelsim.quantization.fusion import plan_fusion
 from accelsim.quantization.ranges import Range
-from accelsim.quantization.scales import QuantizedWeight, activation_scale, quantize_weight
+from accelsim.quantization.scales import QuantizedWeight, activation_scale, quantize_weight, weight_limits
 from accelsim.quantization.tables import FUNCTIONS, TableCodes, input_limits, output_scale, tabulate
 
 SMALLEST_MULTIPLIER = 2.0**-31
@@ -58,32 +59,48 @@ class CalibrationWarning(UserWarning):
     """The calibration set, or what a scheme makes of it, is legal and probably poor."""
 
 
-def lower(graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme) -> IntegerGraph:
+def lower(
+    graph: FloatGraph,
+    ranges: dict[str, Range],
+    scheme: QuantizationScheme,
+    *,
+    weights: Mapping[str, npt.NDArray[np.int64]] | None = None,
+) -> IntegerGraph:
     """Quantise a graph whose ranges are known.
 
     Args:
         graph: without batch norms (`frontend.fold_batch_norm`).
         ranges: of every node's output, by name.
         scheme: formats, granularity, requantisation, zero points, where biases are added, accumulator widths.
+        weights: codes that take the place of round-to-nearest, by node, int64 in the float weight's shape; scales and
+            zero points stay those of the scheme.
     Returns:
         The integer graph; nodes keep the names of the float nodes, a fused one that of the convolution, linear layer
         or sum. `fusion` says what is fused, `formats` which codes tensors have, `scales` how S and Z are chosen,
         docs/numerics.md what nodes compute.
     Raises:
         InputError: a batch norm is left; a bias or multiplier does not fit the hardware's integers; a sum's
-            inputs differ in layout; `accumulator_width_bits` names no convolution or linear layer; `layers` names no
-            node, or one without what it sets; a tensor below 0 has unsigned symmetric codes.
+            inputs differ in layout; `accumulator_width_bits` or `weights` names no convolution or linear layer;
+            `layers` names no node, or one without what it sets; a tensor below 0 has unsigned symmetric codes; given
+            weights have another shape or leave their format.
     Warns:
         CalibrationWarning: biases saturate in `bias.bits`.
     """
-    return _Lowering(graph, ranges, scheme).graph()
+    return _Lowering(graph, ranges, scheme, weights or {}).graph()
 
 
 class _Lowering:
     """One pass over a float graph; built, asked once for its `graph`, and dropped."""
 
-    def __init__(self, graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme):
+    def __init__(
+        self,
+        graph: FloatGraph,
+        ranges: dict[str, Range],
+        scheme: QuantizationScheme,
+        weights: Mapping[str, npt.NDArray[np.int64]],
+    ):
         self.float_graph = graph
+        self.weights = weights
         self.ranges = ranges
         self.scheme = scheme
         self.requantization = scheme.requantization.numerics()
@@ -100,7 +117,8 @@ class _Lowering:
         for node in self.float_graph.nodes:
             if self.fusion.source[node.name] == node.name:
                 self.nodes[node.name] = self._node(node)
-        self._check_widths()
+        self._check_names("accumulator_width_bits", self.scheme.accumulator_width_bits)
+        self._check_names("weights", self.weights)
         output = self.float_graph.by_name[self.float_graph.output]
         return IntegerGraph(
             name=self.float_graph.name,
@@ -251,7 +269,7 @@ class _Lowering:
         in tensorflow/lite/tools/optimize/quantization_utils.cc.)
         """
         try:
-            return quantize_weight(
+            rounded = quantize_weight(
                 node.weight,
                 self.scheme.weight_of(node.name),
                 if_zero=target.scale / source.scale,
@@ -263,6 +281,17 @@ class _Lowering:
             )
         except ValueError as error:
             raise self._refuse(node, str(error)) from None
+        return rounded if node.name not in self.weights else self._given(node, rounded)
+
+    def _given(self, node: FloatConv2d | FloatLinear, rounded: QuantizedWeight) -> QuantizedWeight:
+        """The codes that the caller gives, on the scales of those rounded here."""
+        values = self.weights[node.name]
+        low, high = weight_limits(self.scheme.weight_of(node.name))
+        if values.dtype != np.int64 or values.shape != node.weight.shape:
+            raise self._refuse(node, f"weights are {values.dtype} {values.shape}, not int64 {node.weight.shape}")
+        if values.min() < low or values.max() > high:
+            raise self._refuse(node, f"weights hold {values.min()}..{values.max()}, outside {low}..{high}")
+        return replace(rounded, values=values)
 
     def _bias(self, node: FloatNode, bias: FloatArray, per_sum: FloatArray) -> npt.NDArray[np.int64]:
         """round-half-even(bias / (S_x * S_w)), int64 inside int32, or saturated where `bias.bits` has fewer."""
@@ -372,14 +401,13 @@ class _Lowering:
                 key = next(key for key in keys if key not in weights)
                 raise InputError(f"{where}, which keeps the codes of {kept!r}; set {key} there")
 
-    def _check_widths(self) -> None:
+    def _check_names(self, what: str, given: Iterable[str]) -> None:
         names = [node.name for node in self.nodes.values() if isinstance(node, Mac)]
-        for name in self.scheme.accumulator_width_bits:
+        for name in given:
             if name not in names:
                 remedy = did_you_mean(name, names) or f"; there are {', '.join(names) or 'none'}"
                 raise InputError(
-                    f"{self.float_graph.name}: accumulator_width_bits names {name!r}, "
-                    f"which is no convolution or linear layer{remedy}"
+                    f"{self.float_graph.name}: {what} names {name!r}, which is no convolution or linear layer{remedy}"
                 )
 
     def _refuse(self, node: FloatNode, reason: str) -> InputError:

@@ -16,6 +16,7 @@ from accelsim.config.quantization import WeightScheme
 from accelsim.ir.float_graph import FloatArray
 from accelsim.numerics import IntFormat
 from accelsim.quantization.ranges import Range
+from accelsim.quantization.weight_ranges import clip_rows
 
 SMALLEST_SINGLE = float(np.finfo(np.float32).tiny)
 """The smallest normal float32, 2**-126."""
@@ -102,6 +103,22 @@ class QuantizedWeight:
     scale: FloatArray
     zero_point: int
 
+    def reals(self) -> FloatArray:
+        """S_w * (q - Z_w), in the weights' shape."""
+        per_channel = self.scale.reshape(-1, *[1] * (self.values.ndim - 1))
+        return np.asarray(per_channel * (self.values - self.zero_point))
+
+
+def weight_limits(scheme: WeightScheme) -> tuple[int, int]:
+    """Lowest and highest code of a weight.
+
+    >>> weight_limits(WeightScheme(bits=4)), weight_limits(WeightScheme(bits=4, fraction_bits=2))
+    ((-7, 7), (-8, 7))
+    """
+    form = IntFormat(scheme.bits)
+    restricted = scheme.symmetric and not scheme.full_range and scheme.fraction_bits is None
+    return (-form.maximum if restricted else form.minimum), form.maximum
+
 
 def quantize_weight(
     weight: FloatArray,
@@ -120,7 +137,8 @@ def quantize_weight(
 
     Args:
         weight: (N, ...), output channels first; finite.
-        scheme: bits, symmetry, granularity and range, or fraction bits.
+        scheme: bits, symmetry, granularity and range, or fraction bits; a range other than min_max limits the weights
+            first (`weight_ranges.clip_rows`).
         if_zero: S of a channel (or tensor) whose weights are all 0, which fix none.
         at_least: (N,), smallest allowed S by channel; ignored for one scale per tensor, where the channels that need
             no such limit would pay.
@@ -136,15 +154,23 @@ def quantize_weight(
         return QuantizedWeight(values, np.full(weight.shape[0], fixed), 0)
     per_channel = scheme.granularity == "channel"
     rows = weight.reshape(weight.shape[0] if per_channel else 1, -1)
+    if scheme.range != "min_max":
+        plain = scheme.model_copy(update={"range": "min_max"})
+
+        def quantised(limited: FloatArray) -> FloatArray:
+            one = quantize_weight(
+                limited.reshape(weight.shape), plain, if_zero=if_zero, at_least=at_least, power_of_two=power_of_two
+            )
+            return one.reals().reshape(rows.shape)
+
+        rows = clip_rows(rows, scheme, quantised)
     zero_point = 0
     if scheme.symmetric:
         # Distiller's documentation ("full range", "restricted range") names the two choices of divisor.
         scale = np.abs(rows).max(axis=1) / (form.maximum + (0.5 if scheme.full_range else 0.0))
-        form_low = form.minimum if scheme.full_range else -form.maximum
     else:
         low, high = min(float(rows.min()), 0.0), max(float(rows.max()), 0.0)
         scale = np.array([(high - low) / (form.maximum - form.minimum)])
-        form_low = form.minimum
     is_zero = scale < _smallest(single)
     scale = np.where(is_zero, if_zero, scale)
     if per_channel and at_least is not None:
@@ -158,7 +184,7 @@ def quantize_weight(
     if not scheme.symmetric and not is_zero[0]:
         zero_point = _zero_point(low, float(scale[0]), form)
     quotient = np.rint(rows / scale[:, None]) + zero_point
-    values = np.clip(quotient, form_low, form.maximum).astype(np.int64).reshape(weight.shape)
+    values = np.clip(quotient, *weight_limits(scheme)).astype(np.int64).reshape(weight.shape)
     return QuantizedWeight(values, np.broadcast_to(scale, (weight.shape[0],)).copy(), zero_point)
 
 

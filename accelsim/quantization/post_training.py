@@ -86,6 +86,7 @@ def choose_ranges(graph: FloatGraph, examples: npt.NDArray[np.number], scheme: Q
                 symmetric=own.symmetric,
                 power_of_two=power_of_two or own.power_of_two,
                 fraction_bits=own.fraction_bits,
+                single=scheme.scale_format == "float32",
             )
             return np.asarray(scale * (np.clip(np.rint(values / scale) + zero, *codes.limits) - zero))
 

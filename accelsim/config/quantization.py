@@ -99,9 +99,14 @@ class QuantizationScheme(Section):
         return self
 
 
-def load_quantization(name_or_path: str | Path, overrides: list[str] | None = None) -> QuantizationScheme:
-    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``."""
+def load_quantization(
+    name_or_path: str | Path, overrides: list[str] | None = None, option: str = "--quantization-set"
+) -> QuantizationScheme:
+    """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``.
+
+    `option` is what errors call an override.
+    """
     data: dict[str, Any] = read_toml(find_preset("quantization", name_or_path))
     for assignment in overrides or []:
-        set_key(data, assignment, QuantizationScheme, "--quantization-set")
+        set_key(data, assignment, QuantizationScheme, option)
     return build(QuantizationScheme, data, str(name_or_path))

@@ -4,6 +4,7 @@ from accelsim.quantization.lowering import lower
 from accelsim.quantization.observe import calibrate, evaluate
 from accelsim.quantization.post_training import CalibrationWarning, quantize
 from accelsim.quantization.ranges import MinMaxObserver, Observer, Range
+from accelsim.quantization.weights_only import with_quantized_weights
 
 __all__ = [
     "CalibrationWarning",
@@ -14,4 +15,5 @@ __all__ = [
     "evaluate",
     "lower",
     "quantize",
+    "with_quantized_weights",
 ]

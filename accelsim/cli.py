@@ -494,9 +494,7 @@ def _study(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
         found = study.run()
-    return _write_study(
-        arguments, found, study.parts.reused, show_scheme_study, scheme_study_csv, scheme_study_figure
-    )
+    return _write_study(arguments, found, study.parts.reused, show_scheme_study, scheme_study_csv, scheme_study_figure)
 
 
 def _seeds(text: str) -> list[int]:

@@ -68,7 +68,9 @@ class RowSection(Section):
     def _consistent(self) -> Self:
         if self.float and self.weights_only:
             raise ValueError("float and weights_only exclude each other; leave one out")
-        given = [key for key in ("quantization", "set", "hardware_set", "axes", "best_of", "train") if getattr(self, key)]
+        given = [
+            key for key in ("quantization", "set", "hardware_set", "axes", "best_of", "train") if getattr(self, key)
+        ]
         if self.float and given:
             raise ValueError(f"{given[0]} changes nothing of a float network; leave {given[0]} out, or float")
         if self.weights_only:
@@ -86,7 +88,9 @@ class RowSection(Section):
             if not re.fullmatch(r"\w+", name):
                 raise ValueError(f"axes.{name}: a name holds letters, digits and underscores only")
             if name not in used:
-                raise ValueError(f"axes.{name} changes nothing; write {{{name}}} into set, hardware_set or quantization")
+                raise ValueError(
+                    f"axes.{name} changes nothing; write {{{name}}} into set, hardware_set or quantization"
+                )
             if len(set(map(repr, values))) < len(values):
                 raise ValueError(f"axes.{name} holds a value twice; leave one out")
         if unknown := sorted(used - set(self.axes)):
@@ -288,4 +292,6 @@ def shown(value: Value) -> str:
 
 
 def _labelled(label: str, axes: dict[str, Value]) -> str:
-    return ", ".join([label, *(f"{name} = {shown(value)}" for name, value in axes.items())])
+    """The label with the values of axes; a text says by itself what it is."""
+    values = (value if isinstance(value, str) else f"{name} = {shown(value)}" for name, value in axes.items())
+    return ", ".join([label, *values])

@@ -138,7 +138,7 @@ class SchemeStudy:
         results = [(seed, self._evaluated(row, trial, seed, "test")) for seed in self.seeds]
         return {**found, **self._judged(row.workload, results)}
 
-    def _judged(self, workload: str, results: list[tuple[int | None, dict[str, Any]]]) -> dict[str, Any]:
+    def _judged(self, workload: str, results: Sequence[tuple[int | None, dict[str, Any]]]) -> dict[str, Any]:
         """How predictions compare with labels and with the float network's, seed by seed and on average.
 
         A seed of None is all of them. What could not be evaluated has the reason in place of figures.
@@ -293,7 +293,7 @@ def _name(*inputs: Any) -> str:
 
 def _digest(images: Labelled) -> str:
     digest = hashlib.sha256(repr((images.images.shape, images.images.dtype.str)).encode())
-    digest.update(np.ascontiguousarray(images.images))
+    digest.update(np.ascontiguousarray(images.images).tobytes())
     if images.labels is not None:
         digest.update(images.labels.tobytes())
     return digest.hexdigest()

@@ -169,7 +169,7 @@ def _named(row: Report) -> str:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= 60 else label[:59] + "…"
+    return label if len(label) <= 72 else label[:71] + "…"
 
 
 def _percent(share: float | None) -> str:

@@ -82,6 +82,10 @@ class RowSection(Section):
                     raise ValueError(f"set {change!r} changes nothing where only weights are integers; leave it out")
         if self.best_of is not None and self.best_of not in self.axes:
             raise ValueError(f"best_of = {self.best_of!r} is not one of axes; add axes.{self.best_of}")
+        if self.best_of in _PLACE.findall(self.workload or ""):
+            raise ValueError(
+                f"workload has {{{self.best_of}}}, which best_of chooses; compare workloads in rows of their own"
+            )
         changes = [self.workload or "", self.quantization or "", *self.set, *self.hardware_set]
         used = {name for text in changes for name in _PLACE.findall(text)}
         for name, values in self.axes.items():

@@ -479,7 +479,7 @@ def _study(arguments: argparse.Namespace) -> int:
     images = None if arguments.images is None else _positive("--images", arguments.images)
     threads = None if arguments.threads is None else _positive("--threads", arguments.threads)
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
-    plan = load_study(arguments.study)
+    plan = load_study(arguments.study, seeds)
     if arguments.output is None:
         arguments.output = Path("results") / f"study_{plan.name}"
     _check_destinations(arguments)
@@ -489,7 +489,6 @@ def _study(arguments: argparse.Namespace) -> int:
             arguments.output,
             data=arguments.data,
             images=images,
-            seeds=seeds,
             threads=threads,
             progress=progress,
         )

@@ -54,8 +54,20 @@ def test_axes_make_a_row_for_each_combination_and_trials_along_the_best_of(tmp_p
     assert [row.kind for row in plan.rows] == ["float"] + 5 * ["integer"]
     assert [len(row.trials) for row in plan.rows] == [0, 2, 2, 2, 2, 1]
     first, second = plan.rows[2].trials
-    assert (first.axes["full"], first.scheme.weight.full_range, second.scheme.weight.full_range) == (True, True, False)
-    assert (first.scheme.weight.bits, first.scheme.weight.granularity) == (4, "channel")
+    assert (first.axes["full"], first.schemes[0].weight.full_range, second.schemes[0].weight.full_range) == (
+        True,
+        True,
+        False,
+    )
+    assert (first.schemes[0].weight.bits, first.schemes[0].weight.granularity) == (4, "channel")
+
+
+def test_a_float_row_may_run_along_networks(tmp_path):
+    text = GOOD.replace("float = true", 'float = true\naxes = { net = ["lenet5", "mlp"] }\nworkload = "{net}_digits"')
+    rows = load_study(write(tmp_path, text)).rows
+    assert [(row.label, row.workload) for row in rows[:2]] == [
+        *(("float, lenet5", "lenet5_digits"), ("float, mlp", "mlp_digits"))
+    ]
 
 
 def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_beside_it(tmp_path):
@@ -73,8 +85,10 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         )
     )
     (a,), (b,) = (row.trials for row in plan.rows)
-    assert a.scheme == load_quantization(tmp_path / "own" / "scheme.toml", ["weight.bits=4", "weight.full_range=true"])
-    assert b.scheme == load_quantization("int8", ["weight.bits=5", "weight.full_range=true"])
+    assert a.schemes[0] == load_quantization(
+        tmp_path / "own" / "scheme.toml", ["weight.bits=4", "weight.full_range=true"]
+    )
+    assert b.schemes[0] == load_quantization("int8", ["weight.bits=5", "weight.full_range=true"])
     changes = ["accumulator.width_bits=20"]
     assert plan.hardware == b.hardware == load_hardware(tmp_path / "own" / "machine.toml", changes)
     assert a.hardware == load_hardware(tmp_path / "own" / "machine.toml", [*changes, "array.dataflow=os"])
@@ -133,6 +147,16 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         ('label = "tuned"', 'label = "{x}"\nset = ["weight.bits={x}"]', " [rows[2]]: {x} names no axis; add axes.x"),
         ('label = "tuned"', 'label = "float"', ": two rows have the label 'float'; give each its own"),
         ('label = "tuned"', 'label = "t"\nquantization = "int9"', " [rows[2]] 't': quantization 'int9' is neither a"),
+        (
+            'label = "tuned"',
+            'label = "t"\nhardware_set = ["array.rows={seed}"]',
+            " [rows[2]]: {seed} stands in set alone; the same network and machine serve every seed",
+        ),
+        (
+            'label = "tuned"',
+            'label = "t"\naxes = { seed = [1] }\nset = ["weight.bits={seed}"]',
+            " [rows[2]]: axes.seed: a name holds letters, digits and underscores only, and is not 'seed'",
+        ),
         ('against = "bits"', 'against = "bit"', ": against = 'bit' is no row's axis; use one of bits, granularity"),
         (
             'against = "bits"',
@@ -155,6 +179,16 @@ def test_a_bad_study_file_is_refused_in_one_line(tmp_path, old, new, message):
     assert old in GOOD
     path = write(tmp_path, GOOD.replace(old, new))
     assert refusal(load_study, path).startswith(f"{path}{message}")
+
+
+def test_a_seed_has_its_place_in_the_scheme(tmp_path):
+    """No key of a scheme takes a seed of its own here; any integer key shows that the seed arrives."""
+    text = GOOD.replace('label = "tuned"', 'label = "t"\nset = ["weight.bits={seed}"]')
+    plan = load_study(write(tmp_path, text), seeds=[4, 6])
+    assert plan.seeds == (4, 6)
+    (trial,) = plan.rows[-1].trials
+    assert {seed: scheme.weight.bits for seed, scheme in trial.schemes.items()} == {4: 4, 6: 6}
+    assert {seed: scheme.weight.bits for seed, scheme in plan.rows[1].trials[0].schemes.items()} == {4: 4, 6: 4}
 
 
 def test_an_unknown_study_lists_those_there_are():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,6 +21,8 @@ from accelsim.errors import InputError
 MOST_EVALUATIONS = 10_000
 """Of one study, seeds and tried combinations included: a slip in an axis is refused, not begun."""
 SEED_LIMIT = 1 << 31
+SEED = "seed"
+"""Stands for the seed where the axes' names stand for their values."""
 
 Value = bool | int | float | str
 Text = Annotated[str, Field(min_length=1, max_length=200)]
@@ -31,8 +33,9 @@ Kind = Literal["float", "weights_only", "integer"]
 
 
 class TrainSection(Section):
-    """Fine-tuning with fake quantisation before the row's network is evaluated."""
+    """Fine-tuning with fake quantisation before the row's network is evaluated, on the first `images` for training."""
 
+    images: int | None = Field(None, ge=1)
     epochs: int = Field(ge=1, le=1000)
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     batch: int = Field(ge=1, le=65535)
@@ -46,7 +49,7 @@ class RowSection(Section):
         float: the float network itself.
         weights_only: integer weights, everything else float.
         workload, quantization: instead of the study's.
-        set: overrides of the scheme, after the study's own; ``{axis}`` stands for a value.
+        set: overrides of the scheme, after the study's own; ``{axis}`` stands for a value, ``{seed}`` for the seed.
         hardware_set: overrides of the hardware, after the study's own.
         axes: values by name.
         best_of: the axis of which only the best value is shown, chosen on the calibration images.
@@ -68,9 +71,7 @@ class RowSection(Section):
     def _consistent(self) -> Self:
         if self.float and self.weights_only:
             raise ValueError("float and weights_only exclude each other; leave one out")
-        given = [
-            key for key in ("quantization", "set", "hardware_set", "axes", "best_of", "train") if getattr(self, key)
-        ]
+        given = [key for key in ("quantization", "set", "hardware_set", "best_of", "train") if getattr(self, key)]
         if self.float and given:
             raise ValueError(f"{given[0]} changes nothing of a float network; leave {given[0]} out, or float")
         if self.weights_only:
@@ -86,18 +87,20 @@ class RowSection(Section):
             raise ValueError(
                 f"workload has {{{self.best_of}}}, which best_of chooses; compare workloads in rows of their own"
             )
-        changes = [self.workload or "", self.quantization or "", *self.set, *self.hardware_set]
-        used = {name for text in changes for name in _PLACE.findall(text)}
+        others = [self.workload or "", self.quantization or "", *self.hardware_set]
+        used = {name for text in (*others, *self.set) for name in _PLACE.findall(text)}
+        if SEED in {name for text in others for name in _PLACE.findall(text)}:
+            raise ValueError(f"{{{SEED}}} stands in set alone; the same network and machine serve every seed")
         for name, values in self.axes.items():
-            if not re.fullmatch(r"\w+", name):
-                raise ValueError(f"axes.{name}: a name holds letters, digits and underscores only")
+            if not re.fullmatch(r"\w+", name) or name == SEED:
+                raise ValueError(f"axes.{name}: a name holds letters, digits and underscores only, and is not {SEED!r}")
             if name not in used:
                 raise ValueError(
                     f"axes.{name} changes nothing; write {{{name}}} into set, hardware_set or quantization"
                 )
             if len(set(map(repr, values))) < len(values):
                 raise ValueError(f"axes.{name} holds a value twice; leave one out")
-        if unknown := sorted(used - set(self.axes)):
+        if unknown := sorted(used - {*self.axes, SEED}):
             raise ValueError(f"{{{unknown[0]}}} names no axis; add axes.{unknown[0]}")
         return self
 
@@ -155,10 +158,10 @@ class StudySection(Section):
 
 @dataclass(frozen=True)
 class Trial:
-    """One quantised network. `axes` holds the values that make it."""
+    """One way to quantise: the values of axes that make it, its scheme for each seed, and its machine."""
 
     axes: dict[str, Value]
-    scheme: QuantizationScheme
+    schemes: dict[int, QuantizationScheme]
     hardware: Hardware
 
 
@@ -193,20 +196,22 @@ class StudyPlan:
     Attributes:
         name: the file's, without its ending.
         source: as the user named it, for messages.
+        seeds: of every row.
         hardware: of rows that override nothing.
     """
 
     name: str
     source: str
     file: StudySection
+    seeds: tuple[int, ...]
     hardware: Hardware
     rows: tuple[Row, ...]
 
 
-def load_study(name_or_path: str | Path) -> StudyPlan:
+def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None) -> StudyPlan:
     """Load a shipped study by name (`accelsim list`) or a TOML file.
 
-    Files that it names lie relative to its own folder.
+    Files that it names lie relative to its own folder. `seeds` take the place of the file's.
 
     Raises:
         InputError: one line with file, row, key, value, rule and remedy; every scheme and machine is loaded here, so
@@ -219,16 +224,17 @@ def load_study(name_or_path: str | Path) -> StudyPlan:
         hardware = load_hardware(_near(file.hardware, path), list(file.hardware_set), "hardware_set")
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    chosen = file.seeds if seeds is None else tuple(seeds)
     rows: list[Row] = []
     for index, section in enumerate(file.rows):
         try:
-            rows += _rows(file, section, path)
+            rows += _rows(file, section, path, chosen)
         except InputError as error:
             raise InputError(f"{source} [rows[{index}]] {section.label!r}: {error}") from None
     labels = [row.label for row in rows]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise InputError(f"{source}: two rows have the label {twice[0]!r}; give each its own")
-    return StudyPlan(path.stem, source, file, hardware, tuple(rows))
+    return StudyPlan(path.stem, source, file, chosen, hardware, tuple(rows))
 
 
 def check_seeds(seeds: tuple[int, ...], key: str) -> None:
@@ -243,7 +249,7 @@ def check_seeds(seeds: tuple[int, ...], key: str) -> None:
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
-def _rows(file: StudySection, section: RowSection, path: Path) -> Iterator[Row]:
+def _rows(file: StudySection, section: RowSection, path: Path, seeds: tuple[int, ...]) -> Iterator[Row]:
     """The rows of one section: a combination of every axis but that of `best_of`."""
     shown = {name: values for name, values in section.axes.items() if name != section.best_of}
     for values in product(*shown.values()):
@@ -260,20 +266,22 @@ def _rows(file: StudySection, section: RowSection, path: Path) -> Iterator[Row]:
             workload=str(_near(workload, path)) if ":" in workload else workload,
             kind="float" if section.float else "weights_only" if section.weights_only else "integer",
             best_of=section.best_of,
-            trials=() if section.float else tuple(_trial(file, section, path, one) for one in inner),
+            trials=() if section.float else tuple(_trial(file, section, path, one, seeds) for one in inner),
             train=section.train,
         )
 
 
-def _trial(file: StudySection, section: RowSection, path: Path, axes: dict[str, Value]) -> Trial:
-    quantization = _filled(section.quantization or file.quantization, axes)
-    changes = [_filled(change, axes) for change in (*file.set, *section.set)]
+def _trial(
+    file: StudySection, section: RowSection, path: Path, axes: dict[str, Value], seeds: tuple[int, ...]
+) -> Trial:
+    quantization = _near(_filled(section.quantization or file.quantization, axes), path)
+    changes = (*file.set, *section.set)
     hardware_changes = [_filled(change, axes) for change in (*file.hardware_set, *section.hardware_set)]
-    return Trial(
-        axes,
-        load_quantization(_near(quantization, path), changes, "set"),
-        load_hardware(_near(file.hardware, path), hardware_changes, "hardware_set"),
-    )
+    schemes = {
+        seed: load_quantization(quantization, [_filled(change, {**axes, SEED: seed}) for change in changes], "set")
+        for seed in seeds
+    }
+    return Trial(axes, schemes, load_hardware(_near(file.hardware, path), hardware_changes, "hardware_set"))
 
 
 def _near(name: str, study: Path) -> str | Path:

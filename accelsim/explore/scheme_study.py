@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.config import Row, StudyPlan, Trial
+from accelsim.config import QuantizationScheme, Row, StudyPlan, Trial
 from accelsim.engine import execute
 from accelsim.errors import InputError
 from accelsim.explore.parts import Parts, study_key
@@ -59,7 +59,6 @@ class SchemeStudy:
         *,
         data: str | None = None,
         images: int | None = None,
-        seeds: Sequence[int] | None = None,
         threads: int | None = None,
         progress: Progress = lambda *_: None,
     ):
@@ -69,13 +68,13 @@ class SchemeStudy:
             plan: from `config.load_study`.
             folder: gets the finished parts.
             data: a data set's name, or the folder that holds the workloads' own.
-            images, seeds: instead of the file's.
+            images: instead of the file's.
             threads: of the engine; None takes every core.
         Raises:
             InputError: `folder` cannot be made; a row asks for training.
         """
         self.plan = plan
-        self.seeds = tuple(plan.file.seeds if seeds is None else seeds)
+        self.seeds = plan.seeds
         self.images = plan.file.images if images is None else images
         self._data, self._threads, self._progress = data, threads, progress
         self.parts = Parts(folder, study_key([]))
@@ -132,7 +131,7 @@ class SchemeStudy:
         if row.best_of is not None:
             trial, tried = self._best(row)
             found["best"] = {"axis": row.best_of, "value": trial.axes[row.best_of], "tried": tried}
-        found["quantization"] = trial.scheme.model_dump(mode="json")
+        found["quantization"] = trial.schemes[self.seeds[0]].model_dump(mode="json")
         if row.kind == "integer":
             found["arithmetic"] = asdict(trial.hardware.arithmetic())
         results = [(seed, self._evaluated(row, trial, seed, "test")) for seed in self.seeds]
@@ -216,7 +215,7 @@ class SchemeStudy:
             what = f"{row.label}, seed {seed}" if on == "test" else f"{_choice(row, trial)}, seed {seed}"
             self._progress(what, 0, len(images))
             try:
-                graph = self._quantized(loaded, trial, calibration)
+                graph = self._quantized(loaded, trial.schemes[seed], calibration)
                 if row.kind == "weights_only":
                     predictions = self._weights_only(loaded.network, graph, images, what)
                 else:
@@ -226,14 +225,14 @@ class SchemeStudy:
             return {"predictions": predictions.tolist()}
 
         integers = {} if row.kind == "weights_only" else asdict(trial.hardware.arithmetic())
-        inputs = (row.kind, loaded.digest, trial.scheme.model_dump(mode="json"), integers, seed)
+        inputs = (row.kind, loaded.digest, trial.schemes[seed].model_dump(mode="json"), integers, seed)
         found: dict[str, Any] = self.parts.finished(_name(*inputs, calibration_digest, images_digest), make)
         return found
 
-    def _quantized(self, loaded: _Loaded, trial: Trial, calibration: Labelled) -> IntegerGraph:
+    def _quantized(self, loaded: _Loaded, scheme: QuantizationScheme, calibration: Labelled) -> IntegerGraph:
         from accelsim.quantization import quantize
 
-        return quantize(loaded.network.graph, calibration.images, trial.scheme)
+        return quantize(loaded.network.graph, calibration.images, scheme)
 
     def _on_integers(self, graph: IntegerGraph, trial: Trial, images: Any, what: str) -> Int64:
         output = execute(

@@ -63,10 +63,10 @@ set = ["accumulator_width_bits.c9=16"]
 """
 
 
-def make(folder: Path, text: str = STUDY, **options) -> tuple[dict, SchemeStudy]:
+def make(folder: Path, text: str = STUDY, seeds=None, **options) -> tuple[dict, SchemeStudy]:
     path = folder / "mine.toml"
     path.write_text(text)
-    study = SchemeStudy(load_study(path), folder / "out", threads=1, **options)
+    study = SchemeStudy(load_study(path, seeds), folder / "out", threads=1, **options)
     return study.run(), study
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ FLOAT_PREDICTIONS_AT_ONCE = 1024
 FLOAT_IMAGES_AT_ONCE = 32
 """Images whose every tensor is kept while a float graph is evaluated."""
 
+MOST_KEPT = 8
+"""Integer graphs, and sets of calibration images, of the last rows and seeds."""
+
+K, V = TypeVar("K"), TypeVar("V")
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], object]
 """Is told what is being done, and how many images of how many are done."""
@@ -80,7 +84,8 @@ class SchemeStudy:
         self.parts = Parts(folder, study_key([]))
         self._loaded: dict[str, _Loaded] = {}
         self._floats: dict[str, list[int]] = {}
-        self._calibration: tuple[tuple[str, int], Labelled, str] | None = None
+        self._calibrations: dict[tuple[str | None, int | None, int], tuple[Labelled, str]] = {}
+        self._graphs: dict[tuple[str, str, str], IntegerGraph] = {}
         for row in plan.rows:
             if row.train is not None:
                 raise InputError(f"{plan.source}: row {row.label!r}: train is not in this version; leave the row out")
@@ -215,7 +220,7 @@ class SchemeStudy:
             what = f"{row.label}, seed {seed}" if on == "test" else f"{_choice(row, trial)}, seed {seed}"
             self._progress(what, 0, len(images))
             try:
-                graph = self._quantized(loaded, trial.schemes[seed], calibration)
+                graph = self._quantized(loaded, trial.schemes[seed], calibration, calibration_digest)
                 if row.kind == "weights_only":
                     predictions = self._weights_only(loaded.network, graph, images, what)
                 else:
@@ -229,10 +234,17 @@ class SchemeStudy:
         found: dict[str, Any] = self.parts.finished(_name(*inputs, calibration_digest, images_digest), make)
         return found
 
-    def _quantized(self, loaded: _Loaded, scheme: QuantizationScheme, calibration: Labelled) -> IntegerGraph:
+    def _quantized(
+        self, loaded: _Loaded, scheme: QuantizationScheme, calibration: Labelled, calibration_digest: str
+    ) -> IntegerGraph:
+        """The integer graph of a scheme; the last ones are kept, for rows that differ in the machine alone."""
         from accelsim.quantization import quantize
 
-        return quantize(loaded.network.graph, calibration.images, scheme)
+        return _kept(
+            self._graphs,
+            (loaded.digest, calibration_digest, scheme.model_dump_json()),
+            lambda: quantize(loaded.network.graph, calibration.images, scheme),
+        )
 
     def _on_integers(self, graph: IntegerGraph, trial: Trial, images: Any, what: str) -> Int64:
         output = execute(
@@ -268,17 +280,27 @@ class SchemeStudy:
         return _Loaded(network, test, float_graph_digest(network.graph), _digest(test))
 
     def _calibrated(self, workload: str, seed: int) -> tuple[Labelled, str]:
-        """Calibration images of one seed, and their digest; the last ones are kept."""
+        """Calibration images of one seed, and their digest."""
         network = self._loaded[workload].network
-        wanted = (f"{network.dataset} {network.input_size}", seed)
-        if self._calibration is None or self._calibration[0] != wanted:
+
+        def make() -> tuple[Labelled, str]:
             found = training_images(network, self._data, self.plan.file.calibration, seed)
-            self._calibration = (wanted, found, _digest(found))
-        return self._calibration[1], self._calibration[2]
+            return found, _digest(found)
+
+        return _kept(self._calibrations, (network.dataset, network.input_size, seed), make)
 
     @staticmethod
     def _right(loaded: _Loaded, predictions: Sequence[int]) -> int:
         return int(np.sum(np.array(predictions) == loaded.labels))
+
+
+def _kept(cache: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """What is made for a key, kept with the last ones made."""
+    if key not in cache:
+        if len(cache) == MOST_KEPT:
+            del cache[next(iter(cache))]
+        cache[key] = make()
+    return cache[key]
 
 
 def _choice(row: Row, trial: Trial) -> str:

@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +323,15 @@ def test_a_network_of_ones_own_needs_a_data_set_with_labels(tmp_path):
     assert row(found, "int8")["predictions_changed"] <= 2
     with pytest.raises(InputError, match=r"net\.py:image: its output has shape \(2, 30, 30\); a study needs a class"):
         make(tmp_path, text.replace(":make", ":image"), data="digits")
+
+
+def test_keys_of_a_study_are_those_of_the_page(found):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    chapter = page[page.index("Scheme study\n") :].split("\n## ")[0]
+    written = {*found, *found["workloads"]["mlp_digits"]}
+    for one in found["rows"]:
+        written |= {*one, *(one["best"] or {}), *(one["arithmetic"] or {})}
+        written |= {key for seed in one["seeds"] for key in seed}
+    written |= {key for one in found["rows"] for tried in (one["best"] or {"tried": []})["tried"] for key in tried}
+    said = set(re.findall(r"`([\w.]+)`", chapter))
+    assert written == said - {"study.json", "study.csv", "float", "weights_only", "integer", "best.axis", "best.value"}

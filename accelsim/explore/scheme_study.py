@@ -32,7 +32,8 @@ FLOAT_IMAGES_AT_ONCE = 32
 MOST_KEPT = 8
 """Integer graphs, and sets of calibration images, of the last rows and seeds."""
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], object]
 """Is told what is being done, and how many images of how many are done."""

@@ -107,7 +107,7 @@ def scheme_study_figure(study: Report) -> Figure:
     figure = sheet(
         8.6,
         height,
-        "\n".join(textwrap.wrap(study["title"], 100)[:1]),
+        textwrap.shorten(study["title"], 100, placeholder=" …"),
         f"{describe_hardware(hardware)}",
         f"{images} images; {seeds}",
     )
@@ -156,6 +156,7 @@ def _lines(axes: Axes, study: Report) -> None:
         else:
             ink = INK if rows[0]["kind"] == "float" else colour(label)
             axes.axhline(100 * rows[0]["accuracy"], color=ink, linewidth=0.9, linestyle=(0, (4, 3)), label=name)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(against)
     axes.set_ylabel("accuracy, %")
     axes.grid(True)

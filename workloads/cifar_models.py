@@ -109,9 +109,9 @@ class CifarResNet(Network):
 
     A batch norm follows every convolution and is folded into it when the network is captured. 258,458 parameters:
     the weights above, 688 channels of batch norm, twice (scale and shift), and 10 biases.
-    Source: He et al., CVPR 2016, section 4.2: the ResNet-20 for CIFAR-10 (n = 3) without its first stage, three blocks of
-    16 channels at 32x32, which have a third of its MACs and a twentieth of its weights, and with a projection
-    (option B) where the shape changes.
+    Source: He et al., CVPR 2016, section 4.2: their ResNet-20 for CIFAR-10 (n = 3) without its first stage, which has a
+    third of its MACs and a twentieth of its weights, three blocks of 16 channels at 32x32; with a projection (option
+    B) where the shape changes.
 
     Args:
         bias: Whether the fully connected layer has a bias; batch norm gives the convolutions theirs.

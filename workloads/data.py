@@ -15,11 +15,11 @@ All become float32 (N, channels, size, size) in 0..1, where a frame of two zeros
 there is one channel, and three, red, green and blue, for CIFAR-10.
 No mean is subtracted: black stays 0, so a quantised input can have the zero point 0 and zero padding is exact.
 
-CIFAR-10 is read by `cifar10`: the binary version of the original distribution, or a folder's own ``cifar10.npz``, which
-may have fewer images. MNIST and Fashion-MNIST are read from the four idx files of the original distributions, gzip'd or plain, and
+MNIST and Fashion-MNIST are read from the four idx files of the original distributions, gzip'd or plain, and
 compared with the originals by sha256: a folder that holds something else is refused, never read as if it were
-the data set asked for. Nothing is downloaded unless asked: ``python -m accelsim.workloads.data mnist`` or
-`fetch`.
+the data set asked for. CIFAR-10 is read from the binary version of its distribution, compared likewise, or from a
+folder's own ``cifar10.npz``, which nothing can be compared with and which may hold fewer images; see `cifar10`.
+Nothing is downloaded unless asked: ``python -m accelsim.workloads.data mnist`` or `fetch`.
 """
 
 from __future__ import annotations
@@ -200,8 +200,9 @@ def load_dataset(
 
     Args:
         dataset: One of `DATASETS`.
-        folder: The folder with the data set's files, or one that holds such folders named after the data sets. None: the environment variable ACCELSIM_DATA, in the same two forms; if that is not
-            set, ``~/.cache/accelsim/<dataset>``. Not used for ``digits``, which is embedded.
+        folder: The folder with the data set's files, or one that holds such folders named after the data sets.
+            None: the environment variable ACCELSIM_DATA, in the same two forms; if that is not set,
+            ``~/.cache/accelsim/<dataset>``. Not used for ``digits``, which is embedded.
         split: ``train`` or ``test``.
         limit: Only the first `limit` images, 1 to as many as the split has; None for all.
         size: One of `SIZES`: height and width of the images, which a workload's card calls ``input_size``; for

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import lzma
 import math
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -29,6 +30,15 @@ _MOST_BYTES = 1 << 28
 _MOST_DICTIONARY_BYTES = 1 << 26  # that of `xz -9`; zipfile's own LZMA writer has 8 MiB
 _MOST_HEADER_BYTES = 4096  # NumPy writes 128 for an array of a plain type
 _LOCAL_HEADER_BYTES = 30
+
+# zipfile takes apart the fields of the directory without a check of its own
+_ZIP_ERRORS = (zipfile.BadZipFile, ValueError, OSError, EOFError, IndexError, struct.error, NotImplementedError)
+
+# an .npy header is Python text, whose tokenizer and parser have errors of their own
+_HEADER_ERRORS = (
+    *(ValueError, TypeError, OverflowError, SyntaxError),
+    *(tokenize.TokenError, RecursionError, MemoryError),
+)
 
 Refuse = Callable[[str], InputError]
 
@@ -55,16 +65,7 @@ class Archive:
         try:
             with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
                 self.entries = {entry.filename: entry for entry in archive.infolist()}
-        # zipfile takes apart fields of the directory without a check of its own
-        except (
-            zipfile.BadZipFile,
-            ValueError,
-            OSError,
-            EOFError,
-            IndexError,
-            NotImplementedError,
-            OverflowError,
-        ) as error:
+        except _ZIP_ERRORS as error:
             raise refuse(f"not a whole .npz archive ({error})") from None
 
     def rows(self, name: str, element: tuple[int, ...]) -> Rows:
@@ -82,16 +83,7 @@ class Archive:
             version = np.lib.format.read_magic(stream)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = reader(stream, max_header_size=_MOST_HEADER_BYTES)
-        # The header is Python text, whose tokenizer and parser have errors of their own.
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-            SyntaxError,
-            tokenize.TokenError,
-            RecursionError,
-            MemoryError,
-        ) as error:
+        except _HEADER_ERRORS as error:
             raise self.refuse(f"{name} has no header of an .npy file ({error})") from None
         if dtype != np.uint8:
             kind = "Python objects, a pickle, which is never opened" if dtype.hasobject else f"{dtype}"

@@ -300,7 +300,7 @@ class _Run:
             self.model = MODELS[recipe.model](bias=recipe.bias)
         # The order of elements in memory that convolutions on several channels take least time with.
         self.memory = torch.contiguous_format if MODELS[recipe.model].channels == 1 else torch.channels_last
-        self.model.to(memory_format=self.memory)
+        self.model.to(memory_format=self.memory)  # type: ignore[call-overload]  # torch's annotations lack this form
         self.random = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(recipe, self.model)
 

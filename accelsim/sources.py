@@ -165,10 +165,21 @@ def find_network(workload: str, *, data: str | None = None) -> Network:
 
 
 def choose_dataset(wanted: str, data: str | None) -> str:
-    """The data set `data` names, else the workload's own, else, where nobody named a folder, the embedded digits."""
-    from accelsim.workloads.data import DATASETS, ENVIRONMENT_VARIABLE, find_folder
+    """The data set `data` names, else the workload's own, else, where nobody named a folder, the embedded digits.
+
+    Raises:
+        InputError: The images of the one `data` names have another number of channels than `wanted`'s; there is no
+            such data set; or the workload's own is not here and its images are in colour, which no digit is.
+    """
+    from accelsim.workloads.data import CHANNELS, DATASETS, ENVIRONMENT_VARIABLE, find_folder
 
     if data in DATASETS:
+        if CHANNELS[data] != CHANNELS[wanted]:
+            fit = [name for name in DATASETS if CHANNELS[name] == CHANNELS[wanted]]
+            raise InputError(
+                f"--data {data}: its images have {CHANNELS[data]} channels, the workload takes {CHANNELS[wanted]}; "
+                f"use {' or '.join(fit)}"
+            )
         return str(data)
     if data is not None and wanted == "digits":
         raise InputError(
@@ -180,6 +191,8 @@ def choose_dataset(wanted: str, data: str | None) -> str:
     try:
         find_folder(wanted)
     except InputError:
+        if CHANNELS[wanted] != CHANNELS["digits"]:
+            raise
         warnings.warn(
             f"{wanted} is not here (name its folder with --data or ACCELSIM_DATA); using the embedded digits",
             DataWarning,

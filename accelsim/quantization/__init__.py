@@ -2,7 +2,7 @@
 
 from accelsim.quantization.lowering import lower
 from accelsim.quantization.observe import calibrate, evaluate
-from accelsim.quantization.post_training import CalibrationWarning, quantize
+from accelsim.quantization.post_training import CalibrationWarning, quantize, quantize_with_scales
 from accelsim.quantization.ranges import MinMaxObserver, Observer, Range
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "evaluate",
     "lower",
     "quantize",
+    "quantize_with_scales",
 ]

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from accelsim.config.quantization import QuantizationScheme
 from accelsim.errors import InputError
-from accelsim.ir.float_graph import FloatGraph
+from accelsim.ir.float_graph import FloatArray, FloatGraph
 from accelsim.ir.integer_graph import IntegerGraph
-from accelsim.quantization.lowering import lower
+from accelsim.quantization.lowering import lower_with_scales
 from accelsim.quantization.observe import calibrate
 
 
@@ -33,14 +33,21 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
     Warns:
         CalibrationWarning: a lone example.
     """
+    return quantize_with_scales(graph, calibration, scheme)[0]
+
+
+def quantize_with_scales(
+    graph: FloatGraph, calibration: npt.ArrayLike, scheme: QuantizationScheme
+) -> tuple[IntegerGraph, dict[str, FloatArray]]:
+    """`quantize`, and the weights' scales, which training starts from (see `lowering.lower_with_scales`)."""
     examples = _checked(graph, calibration)
     if len(examples) == 1:
         warnings.warn(
             f"{graph.name}: calibration on a lone example gives ranges that other inputs leave; use a hundred or more",
             CalibrationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return lower(graph, calibrate(graph, examples), scheme)
+    return lower_with_scales(graph, calibrate(graph, examples), scheme)
 
 
 def _checked(graph: FloatGraph, calibration: npt.ArrayLike) -> npt.NDArray[np.number]:

@@ -3,8 +3,9 @@
 Imports torch.
 """
 
+from accelsim.training.fine_tuning import fine_tune
 from accelsim.training.layer import TrainableLayer
 from accelsim.training.module import EngineModule
 from accelsim.training.qat import QatModule
 
-__all__ = ["EngineModule", "QatModule", "TrainableLayer"]
+__all__ = ["EngineModule", "QatModule", "TrainableLayer", "fine_tune"]

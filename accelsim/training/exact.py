@@ -79,18 +79,18 @@ def derive(multiplier: Tensor, how: Requantization) -> tuple[Tensor, Tensor]:
 
 
 def round_quotient(x: Tensor, rounding: Rounding) -> Tensor:
-    """Round floats to integral floats; ties are recognised exactly.
+    """Round floats to integral floats, perhaps in place; ties are recognised exactly.
 
     >>> round_quotient(torch.tensor([-2.5, -0.5, 0.5, 1.5]), Rounding.HALF_UP)
     tensor([-2., -0.,  1.,  2.])
     """
     match rounding:
         case Rounding.HALF_EVEN:
-            return x.round()
+            return x.round_()
         case Rounding.FLOOR:
-            return x.floor()
+            return x.floor_()
         case Rounding.TOWARD_ZERO:
-            return x.trunc()
+            return x.trunc_()
         case Rounding.HALF_UP | Rounding.HALF_AWAY:
             whole = x.trunc()
             part = x - whole  # exact, and has the sign of x
@@ -103,7 +103,7 @@ def requantize(total: Tensor, m0: Tensor, shift: Tensor, how: Requantization, bo
     """Scale integers by M and round, as `numerics.requantize`; nothing saturates.
 
     Args:
-        total: v, integers in float32 or float64, any shape.
+        total: v, integers in float32 or float64, any shape; it may be overwritten.
         m0, shift: int64, broadcast against `total`.
         how: the scheme.
         bound: no |v| exceeds it.
@@ -135,7 +135,7 @@ def requantize(total: Tensor, m0: Tensor, shift: Tensor, how: Requantization, bo
         case Scheme.RECIPROCAL:
             return _divided(total.long(), m0, how.rounding).double()
         case Scheme.FLOAT32:
-            return round_quotient(total.float() * m0.int().view(torch.float32), how.rounding)
+            return round_quotient(total.to(torch.float32) * m0.int().view(torch.float32), how.rounding)
         case Scheme.FLOAT64:
             return round_quotient(total.double() * m0.view(torch.float64), how.rounding)
 
@@ -146,7 +146,7 @@ def _scaled(total: Tensor, m0: Tensor, shift: Tensor, rounding: Rounding, bound:
     if product < DOUBLE:
         factor = torch.ldexp(m0.double(), -shift)  # exact
         dtype = float_type(product)
-        return round_quotient(total.to(dtype) * factor.to(dtype), rounding)
+        return round_quotient(total.to(dtype).mul_(factor.to(dtype)), rounding)
     left = max(0, int((-shift).max()))
     if product << left >= INT64:
         raise OverflowError(f"sums of up to {bound} times a multiplier of {int(m0.max()).bit_length()} bits exceed int64")

@@ -43,6 +43,10 @@ from accelsim.training.quantizer import Learned, Quantizer, fake_quantized, roun
 from accelsim.training.sums import need_exact_products, padded, products, sums_in_order
 
 
+SLICE = 1 << 17
+"""Sums that are requantised at once: their float64 and what is made of it are some megabytes."""
+
+
 class _Fake(NamedTuple):
     """A tensor during one call: steps q - Z (N, C, H, W) in the module's dtype, and what they stand for."""
 
@@ -433,13 +437,12 @@ class QatModule(nn.Module):
         bias = integers.bias_steps
         bound = largest + int(bias.abs().max())
         with torch.no_grad():
-            total = exact.to(float_type(bound)) + bias.to(float_type(bound))[:, None, None]
-            found = self._output_codes(node, total, integers, bound)
+            found = self._requantized(exact, bias, integers, bound)
             overflowed = None
             stored = self._stored_bias(integers, source.learned)
             if self._may_overflow(node, integers, stored):
-                narrow, reach = self._narrow(node, source, integers, stored)
-                reference, found = found, self._output_codes(node, narrow, integers, reach)
+                narrow, late, reach = self._narrow(node, source, integers, stored)
+                reference, found = found, self._requantized(narrow, late, integers, reach)
                 if not self.through_overflow:
                     clip = self._clip(node, target)
                     overflowed = self._fitted(found, target, clip) != self._fitted(reference, target, clip)
@@ -449,10 +452,19 @@ class QatModule(nn.Module):
         offset = (integers.bias / target.scale).to(dtype)[:, None, None]
         return self._finished(node, torch.addcmul(offset, exact, factor), found, target, overflowed)
 
-    def _output_codes(self, node: Mac, total: Tensor, integers: Integers, bound: int) -> Tensor:
-        """r, what requantisation makes of sums with their bias: whole floats (N, C, H, W)."""
+    def _requantized(self, sums: Tensor, bias: Tensor | None, integers: Integers, bound: int) -> Tensor:
+        """r of sums (N, C, H, W) with a bias (N,) added: whole floats, a few images at a time to stay in the cache."""
         m0, shift = (one[:, None, None] for one in (integers.m0, integers.shift))
-        return requantize(total, m0, shift, self.graph.requantization, bound)
+        how = self.graph.requantization
+        # What float32 does not hold saturates whichever way it is rounded.
+        found = torch.empty(sums.shape, dtype=self._dtype if how.output_overflow == "saturate" else torch.float64)
+        for rows in torch.arange(len(sums)).split(max(1, SLICE // sums[0].numel())):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            total = sums[part].to(torch.float64, copy=True)
+            if bias is not None:
+                total.add_(bias[:, None, None])
+            found[part] = requantize(total, m0, shift, how, bound)
+        return found
 
     def _may_overflow(self, node: Mac, integers: Integers, stored: Tensor) -> bool:
         """Whether the weights' l1 norm leaves it open (`ir.proved_overflow_free` of the current integers)."""
@@ -480,8 +492,8 @@ class QatModule(nn.Module):
             node = self.graph.by_name[node.inputs[0]]
         return self._learned(node, {}).zero
 
-    def _narrow(self, node: Mac, source: _Fake, integers: Integers, stored: Tensor) -> tuple[Tensor, int]:
-        """Sums with their bias as the hardware forms them, and a bound on their magnitude."""
+    def _narrow(self, node: Mac, source: _Fake, integers: Integers, stored: Tensor) -> tuple[Tensor, Tensor | None, int]:
+        """Sums as the hardware forms them, the bias that is added to them afterwards, a bound on their magnitude."""
         assert self._arithmetic is not None
         layer = self._arithmetic.at_width(node.accumulator_width_bits)
         zero = source.learned.zero if self.graph.zero_points == "folded" else 0
@@ -497,9 +509,7 @@ class QatModule(nn.Module):
             pad=zero,
         )
         reach = 1 << (layer.width_bits - 1)
-        if in_accumulator:
-            return total, reach
-        return total.to(torch.float64) + stored[:, None, None], reach + int(stored.abs().max())
+        return (total, None, reach) if in_accumulator else (total, stored, reach + int(stored.abs().max()))
 
     def _fitted(self, found: Tensor, target: Learned, clip: tuple[int, int]) -> Tensor:
         """Steps of the codes that r gives: Z added, the activation's limits, then saturated or wrapped, less Z."""
@@ -531,21 +541,22 @@ class QatModule(nn.Module):
         low, high = (limit - target.zero for limit in code_limits(self.graph, node.name))
         steps = self._fitted(found, target, clip).to(self._dtype)
         kind = self._activations.get(node.name)
-        below_end = found <= high
+        above = found > high
         if kind is None:
-            passes = below_end & (found >= low)
-            outside = ~passes
+            outside = above | (found < low)
+            stopped = outside
         else:
-            passes = below_end & (exact > 0)
-            outside = ~below_end
+            stopped = above | (exact <= 0)
+            outside = above
             if kind == "relu6":
                 six = (6.0 / target.scale).to(exact.dtype)
+                if six.detach().round() <= high:  # a code of the format, which stands for every larger value
+                    stopped, outside = exact <= 0, torch.zeros_like(above)
                 exact = torch.minimum(exact, six)
-                held = six.detach().round() <= high  # the activation's end is a code, and stands for every larger value
-                passes, outside = (passes | (held & (exact > 0)), outside & ~held)
         if overflowed is not None:
-            passes, outside = passes & ~overflowed, outside & ~overflowed
-        return rounded(exact.to(self._dtype), target.zero_point, steps, passes, outside)
+            stopped, outside = stopped | overflowed, outside & ~overflowed
+        learns = target.zero_point.requires_grad
+        return rounded(exact.to(self._dtype), target.zero_point, steps, stopped, outside if learns else None)
 
     def _sum_of_two(self, node: Add, inputs: list[_Fake], target: Learned) -> Tensor:
         found = torch.zeros(())
@@ -555,7 +566,7 @@ class QatModule(nn.Module):
             bound = max(abs(limit - learned.zero) for limit in code_limits(self.graph, name))
             with torch.no_grad():
                 m0, shift = self._derive(node, factor.reshape(1))
-                found = found + requantize(steps, m0, shift, self.graph.requantization, bound)
+                found = found + requantize(steps.to(torch.float64, copy=True), m0, shift, self.graph.requantization, bound)
             exact = exact + steps * factor.to(steps.dtype)
         return self._finished(node, exact, found, target, None)
 

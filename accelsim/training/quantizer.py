@@ -18,21 +18,25 @@ from accelsim.training.gradient import substitute
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, exact: Tensor, zero_point: Tensor, steps: Tensor, passes: Tensor, outside: Tensor) -> Tensor:
-        ctx.save_for_backward(passes, outside)
+    def forward(
+        ctx: Any, exact: Tensor, zero_point: Tensor, steps: Tensor, stopped: Tensor, outside: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(stopped, outside)
         ctx.exact_type, ctx.zero_type = exact.dtype, zero_point.dtype
         return steps.view_as(steps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        passes, outside = ctx.saved_tensors
+        stopped, outside = ctx.saved_tensors
         (gradient,) = gradients
-        to_exact = (gradient * passes).to(ctx.exact_type) if ctx.needs_input_grad[0] else None
-        to_zero = -(gradient * outside).sum(dtype=ctx.zero_type) if ctx.needs_input_grad[1] else None
+        to_exact = gradient.masked_fill(stopped, 0.0).to(ctx.exact_type) if ctx.needs_input_grad[0] else None
+        to_zero = None
+        if ctx.needs_input_grad[1] and outside is not None:
+            to_zero = -torch.where(outside, gradient, 0.0).sum(dtype=ctx.zero_type)
         return to_exact, to_zero, None, None, None
 
 
-def rounded(exact: Tensor, zero_point: Tensor, steps: Tensor, passes: Tensor, outside: Tensor) -> Tensor:
+def rounded(exact: Tensor, zero_point: Tensor, steps: Tensor, stopped: Tensor, outside: Tensor | None) -> Tensor:
     """`steps`, q - Z, with straight-through gradients.
 
     With u = x / S as `exact`, and S * steps formed outside, autograd gives the white paper's gradients of x^ = S * (q - Z):
@@ -43,10 +47,11 @@ def rounded(exact: Tensor, zero_point: Tensor, steps: Tensor, passes: Tensor, ou
         exact: what was rounded, in steps; any float type.
         zero_point: Z, a scalar.
         steps: integers, of the shape of `exact`.
-        passes: bool, where the gradient goes to `exact`.
-        outside: bool, where q was clamped to an end of its format, so that -1 times the gradient goes to Z.
+        stopped: bool, where no gradient goes to `exact`.
+        outside: bool, where q was clamped to an end of its format, so that -1 times the gradient goes to Z; None where Z
+            takes none.
     """
-    return _Rounded.apply(exact, zero_point, steps, passes, outside)  # type: ignore[no-untyped-call]
+    return _Rounded.apply(exact, zero_point, steps, stopped, outside)  # type: ignore[no-untyped-call]
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -183,5 +188,5 @@ def fake_quantized(x: Tensor, learned: Learned, limits: tuple[int, int]) -> Tens
     """
     exact = x.to(torch.float64) / learned.scale
     code = exact.detach().round() + learned.zero
-    inside = (code >= limits[0]) & (code <= limits[1])
-    return rounded(exact, learned.zero_point, code.clamp(*limits) - learned.zero, inside, ~inside)
+    outside = (code < limits[0]) | (code > limits[1])
+    return rounded(exact, learned.zero_point, code.clamp(*limits) - learned.zero, outside, outside)

@@ -448,26 +448,35 @@ def test_lsq_gradients_are_the_plain_ones_scaled():
 
 def test_batch_statistics_are_those_of_pytorch_and_move_the_running_ones_like_its_own():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).eval()
-    images = torch.rand(40, 2, 8, 8)
-    module = QatModule.from_module(model, images, accelsim.load_quantization("int8"), batch_norm="batch")
-    moved = QatModule.from_module(model, images, accelsim.load_quantization("int8"))
-    taught = copy.deepcopy(model).train()
-    wanted, found = taught(images), module(images)
-    assert (found - wanted).abs().max() < 0.05  # some steps of 8 bits: batch statistics, not the running 0 and 1
-    assert (moved(images) - wanted).abs().max() > 0.5
-    layer = module.layers.get_submodule("0")
-    assert torch.allclose(layer.running_mean, taught[1].running_mean, atol=2e-3)
-    assert torch.allclose(layer.running_variance, taught[1].running_var, atol=2e-3)
-    assert torch.equal(moved.layers.get_submodule("0").running_mean, torch.zeros(3))
+    model, images = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, momentum=None)), torch.rand(40, 2, 8, 8)
+    with torch.no_grad():
+        wanted = model.train()(images)
+    running, batch = (
+        QatModule.from_module(model.eval(), images, accelsim.load_quantization("int8"), batch_norm=which)
+        for which in ("running", "batch")
+    )
+    for module in (running, batch):
+        layer = module.layers.get_submodule("0")
+        layer.running_mean.add_(0.1)
+        layer.running_variance.mul_(2)
+    found, step = batch(images), batch.graph.by_name["0"].output.scale
+    assert (found - wanted).abs().max() < 2 * step
+    assert (running(images) - wanted).abs().max() > 20 * step
+    norm, layer = model[1], batch.layers.get_submodule("0")
+    assert torch.allclose(layer.running_mean, norm.running_mean + 0.9 * 0.1, atol=1e-3)
+    assert torch.allclose(layer.running_variance, norm.running_var * 1.9, rtol=1e-2)
+    assert torch.equal(running.layers.get_submodule("0").running_mean, norm.running_mean + 0.1)
+    with torch.no_grad():
+        assert not torch.equal(batch(images), batch.eval()(images))
+    module = batch
     assert "folded by batch statistics" in repr(module)
 
 
 def test_fine_tuning_recovers_what_few_bits_cost_and_repeats_to_the_bit():
-    """Digits at 3-bit weights and activations. Two runs, one of them on two threads outside."""
+    """Digits at 2-bit weights and 3-bit activations, twice."""
     workload = accelsim.workloads.load("lenet5_digits")
     train_set, test_set = (load_dataset("digits", None, split, size=32) for split in ("train", "test"))
-    scheme = accelsim.load_quantization("affine", ["weight.bits=3", "activation.bits=3"])
+    scheme = accelsim.load_quantization("affine", ["weight.bits=2", "activation.bits=3"])
     graph = capture(workload.module, torch.zeros(1, 1, 32, 32), "lenet5_digits", fold=False)
     images, labels = torch.from_numpy(train_set.images), torch.from_numpy(train_set.labels)
     test = torch.from_numpy(test_set.images)
@@ -528,7 +537,7 @@ def test_what_cannot_be_run_is_refused_in_one_line():
         torch.set_float32_matmul_precision("highest")
     for name, value, start in (
         ("layers.c1.weight", torch.nan, "Network: c1 (aten.conv2d): weight holds NaN or infinite values"),
-        ("layers.f1.bias", 1e30, "Network: f1 (aten.linear): bias of channel 0 is "),
+        ("layers.f1.bias", 1e30, "Network: f1 (aten.linear): multiplier M = "),  # S_w is raised to hold the bias
         ("quantizers.c1.log_scale", -800.0, "Network: c1 (aten.conv2d): a learned scale is 0.0"),
         ("quantizers.c1.zero_shift", torch.inf, "Network: c1 (aten.conv2d): a learned zero point is inf"),
         ("quantizers.c1.log_scale", -60.0, "Network: c1 (aten.conv2d): multiplier M = "),
@@ -539,6 +548,10 @@ def test_what_cannot_be_run_is_refused_in_one_line():
         line = refusal(broken, images)
         assert line.startswith(start)
         assert "lower the learning rate" in line
+    one_scale = QatModule(graph, images, scheme_of("int8_per_tensor"))
+    with torch.no_grad():
+        one_scale.layers.f1.bias[2] = 1e9
+    assert refusal(one_scale, images).startswith("Network: f1 (aten.linear): bias of channel 2 is ")
     shift_first = accelsim.load_quantization(
         "affine", ["requantization.order=shift_first", "requantization.guard_bits=16"]
     )

@@ -2,7 +2,7 @@
 
 Sums arrive as floats that hold integers. A product with a multiplier stays in floats where its bits fit their
 significand (24 or 53), because a scaled integer is then exact and rounding it is the rounding of the exact quotient;
-otherwise it is formed in int64, or refused. Nothing here calls `accelsim.numerics.requantize`, which tests compare with.
+otherwise it is formed in int64, or refused. Nothing here calls `accelsim.numerics.requantize`; tests compare the two.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def requantize(total: Tensor, m0: Tensor, shift: Tensor, how: Requantization, bo
                 return _shifted(high, shift.clamp(min=0), Rounding.HALF_AWAY).double()
             left = max(0, int((how.guard_bits - shift).max()))
             if ((bound << left) + 1) * int(m0.max()) >= INT64:
-                raise OverflowError(f"sums of up to {bound}, shifted left by {left}, times {fraction} bits exceed int64")
+                raise OverflowError(
+                    f"sums of up to {bound}, shifted left by {left}, times {fraction} bits exceed int64"
+                )
             first = _shifted(total.long(), shift - how.guard_bits, how.rounding)
             return _shifted(first * m0, torch.full_like(shift, fraction + how.guard_bits), how.rounding).double()
         case Scheme.POWER_OF_TWO:
@@ -149,7 +151,9 @@ def _scaled(total: Tensor, m0: Tensor, shift: Tensor, rounding: Rounding, bound:
         return round_quotient(total.to(dtype).mul_(factor.to(dtype)), rounding)
     left = max(0, int((-shift).max()))
     if product << left >= INT64:
-        raise OverflowError(f"sums of up to {bound} times a multiplier of {int(m0.max()).bit_length()} bits exceed int64")
+        raise OverflowError(
+            f"sums of up to {bound} times a multiplier of {int(m0.max()).bit_length()} bits exceed int64"
+        )
     return _shifted(total.long() * m0, shift, rounding).double()
 
 

@@ -34,8 +34,8 @@ def fine_tune(
 ) -> list[float]:
     """Adam (AdamW where weights decay), its rates falling along half a cosine over all steps.
 
-    Determinate: the same module, data and arguments with the same torch version on the same type of processor end in the
-    same bits. One thread, because the order of float additions depends on their number; afterwards as before.
+    Determinate: the same module, data and arguments with the same torch version on the same type of processor end in
+    the same bits. One thread, because the order of float additions depends on their number; afterwards as before.
 
     Args:
         module: a `QatModule` or an `EngineModule`; trained in place, and left in evaluation mode.
@@ -82,7 +82,7 @@ def fine_tune(
                 taken = images[rows] if augment is None else augment(images[rows], generator)
                 found = loss(module(taken), targets[rows])
                 optimizer.zero_grad()
-                found.backward()  # type: ignore[no-untyped-call]
+                found.backward()
                 optimizer.step()
                 total += found.item() * len(rows)
             losses.append(total / len(images))

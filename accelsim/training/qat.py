@@ -19,7 +19,6 @@ from accelsim.ir import (
     Add,
     AvgPool2d,
     Clip,
-    Conv2d,
     Input,
     IntegerGraph,
     Mac,
@@ -42,7 +41,6 @@ from accelsim.training.layout import weight_from_pytorch
 from accelsim.training.quantizer import Learned, Quantizer, fake_quantized, rounded
 from accelsim.training.sums import need_exact_products, padded, products, sums_in_order
 
-
 SLICE = 1 << 17
 """Sums that are requantised at once: their float64 and what is made of it are some megabytes."""
 
@@ -57,9 +55,9 @@ class _Fake(NamedTuple):
 class QatModule(nn.Module):
     """A network for quantisation-aware training: PyTorch operations only, and the bits of its integer graph.
 
-    Every call rounds weights, biases and multipliers to the integers that `to_graph` gives, forms exact integer sums (in
-    the order and width of an accelerator, where one is given) and requantises them to the bit. Gradients go straight
-    through the roundings, to weights, biases, batch norms, and to the scale and zero point of every tensor;
+    Every call rounds weights, biases and multipliers to the integers that `to_graph` gives, forms exact integer sums
+    (in the order and width of an accelerator, where one is given) and requantises them to the bit. Gradients go
+    straight through the roundings, to weights, biases, batch norms, and to the scale and zero point of every tensor;
     docs/numerics.md, section 12, states the rules. The engine, Numba and the reference take no part.
 
     In evaluation mode the output is S * (q - Z) of the codes q that the machine computes. In training mode it is, too,
@@ -356,9 +354,7 @@ class QatModule(nn.Module):
         low, high = self.graph.activation.limits
         codes = torch.arange(low, high + 1, dtype=torch.float64)
         value = _function(node.function, source.scale.detach() * (codes - source.zero))
-        return ((value / node.output.scale).round() + node.output.zero_point).clamp(
-            *code_limits(self.graph, node.name)
-        )
+        return ((value / node.output.scale).round() + node.output.zero_point).clamp(*code_limits(self.graph, node.name))
 
     # --- the forward pass ----------------------------------------------------------------------------------------
 
@@ -387,13 +383,13 @@ class QatModule(nn.Module):
                 raise InputError(f"{name}: is on {tensor.device}; this module runs on the CPU, so move it there")
         if images.dtype is not self._dtype:
             raise InputError(f"input: is {images.dtype} and the module {self._dtype}; convert it with .to()")
-        tensor = self.graph.input.output
-        expected = (tensor.channels, tensor.height, tensor.width)
+        form = self.graph.input.output
+        expected = (form.channels, form.height, form.width)
         vector = images.dim() == 2 and expected == (images.shape[1], 1, 1)
         if not (vector or tuple(images.shape[1:]) == expected) or not len(images):
             raise InputError(
-                f"input: shape {tuple(images.shape)} is not (batch, C, H, W) with (C, H, W) = {expected} and a batch of "
-                "at least 1"
+                f"input: shape {tuple(images.shape)} is not (batch, C, H, W) with (C, H, W) = {expected} and a batch "
+                "of at least 1"
             )
         if not bool(torch.isfinite(images).all()):
             raise InputError("input: holds NaN or infinite values; remove them")
@@ -492,7 +488,9 @@ class QatModule(nn.Module):
             node = self.graph.by_name[node.inputs[0]]
         return self._learned(node, {}).zero
 
-    def _narrow(self, node: Mac, source: _Fake, integers: Integers, stored: Tensor) -> tuple[Tensor, Tensor | None, int]:
+    def _narrow(
+        self, node: Mac, source: _Fake, integers: Integers, stored: Tensor
+    ) -> tuple[Tensor, Tensor | None, int]:
         """Sums as the hardware forms them, the bias that is added to them afterwards, a bound on their magnitude."""
         assert self._arithmetic is not None
         layer = self._arithmetic.at_width(node.accumulator_width_bits)
@@ -523,13 +521,13 @@ class QatModule(nn.Module):
         if clip[1] < form.maximum:
             fitted = fitted.clamp(max=high)
         if bool((fitted.abs() >= 2.0**52).any()):
-            raise OverflowError("a requantised sum is beyond what float64 wraps exactly; use output_overflow = 'saturate'")
+            raise OverflowError(
+                "a requantised sum is beyond what float64 wraps exactly; use output_overflow = 'saturate'"
+            )
         bottom, size = form.minimum - target.zero, float(1 << form.bits)
         return fitted - ((fitted - bottom) / size).floor() * size
 
-    def _finished(
-        self, node: Node, exact: Tensor, found: Tensor, target: Learned, overflowed: Tensor | None
-    ) -> Tensor:
+    def _finished(self, node: Node, exact: Tensor, found: Tensor, target: Learned, overflowed: Tensor | None) -> Tensor:
         """Codes with the gradient of activation, clamp and zero point.
 
         Args:
@@ -566,7 +564,9 @@ class QatModule(nn.Module):
             bound = max(abs(limit - learned.zero) for limit in code_limits(self.graph, name))
             with torch.no_grad():
                 m0, shift = self._derive(node, factor.reshape(1))
-                found = found + requantize(steps.to(torch.float64, copy=True), m0, shift, self.graph.requantization, bound)
+                found = found + requantize(
+                    steps.to(torch.float64, copy=True), m0, shift, self.graph.requantization, bound
+                )
             exact = exact + steps * factor.to(steps.dtype)
         return self._finished(node, exact, found, target, None)
 
@@ -596,11 +596,15 @@ def code_limits(graph: IntegerGraph, name: str) -> tuple[int, int]:
 
 
 def _activations(folded: FloatGraph) -> dict[str, str]:
-    """"relu" or "relu6" by the integer node that clips for it."""
+    """ "relu" or "relu6" by the integer node that clips for it."""
     fusion = plan_fusion(folded)
     kinds = {name: node.kind for name, node in fusion.activation.items()}
     for node in folded.nodes:
-        if isinstance(node, FloatActivation) and node.kind in ("relu", "relu6") and fusion.source[node.name] == node.name:
+        if (
+            isinstance(node, FloatActivation)
+            and node.kind in ("relu", "relu6")
+            and fusion.source[node.name] == node.name
+        ):
             kinds[node.name] = node.kind
     return dict(kinds)
 

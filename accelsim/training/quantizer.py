@@ -1,8 +1,8 @@
 """Learned scales and zero points, and the straight-through rounding that trains them.
 
-Sources: Nagel et al. 2021 (arXiv 2106.08295), section 4; Esser et al. 2020, LSQ (arXiv 1902.08153); Bhalgat et al. 2020,
-LSQ+ (arXiv 2004.09576); Jain et al. 2020 (arXiv 1903.08066) for scales learned by their logarithm. docs/numerics.md,
-section 12, states every rule.
+Sources: Nagel et al. 2021 (arXiv 2106.08295), section 4; Esser et al. 2020, LSQ (arXiv 1902.08153); Bhalgat et al.
+2020, LSQ+ (arXiv 2004.09576); Jain et al. 2020 (arXiv 1903.08066) for scales learned by their logarithm.
+docs/numerics.md, section 12, states every rule.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class _Rounded(torch.autograd.Function):
 def rounded(exact: Tensor, zero_point: Tensor, steps: Tensor, stopped: Tensor, outside: Tensor | None) -> Tensor:
     """`steps`, q - Z, with straight-through gradients.
 
-    With u = x / S as `exact`, and S * steps formed outside, autograd gives the white paper's gradients of x^ = S * (q - Z):
-    d x^ / dx = 1 inside and 0 outside, d x^ / dS = q - Z - x / S inside and q - Z outside, d x^ / dZ = 0 inside and -S
-    outside.
+    With u = x / S as `exact`, and S * steps formed outside, autograd gives the white paper's gradients of
+    x^ = S * (q - Z): d x^ / dx = 1 inside and 0 outside, d x^ / dS = q - Z - x / S inside and q - Z outside,
+    d x^ / dZ = 0 inside and -S outside.
 
     Args:
         exact: what was rounded, in steps; any float type.
         zero_point: Z, a scalar.
         steps: integers, of the shape of `exact`.
         stopped: bool, where no gradient goes to `exact`.
-        outside: bool, where q was clamped to an end of its format, so that -1 times the gradient goes to Z; None where Z
-            takes none.
+        outside: bool, where q was clamped to an end of its format, so that -1 times the gradient goes to Z; None where
+            Z takes none.
     """
     return _Rounded.apply(exact, zero_point, steps, stopped, outside)  # type: ignore[no-untyped-call]
 

@@ -45,7 +45,7 @@ def products(node: Mac, x: Tensor, weight: Tensor) -> Tensor:
         return functional.linear(x.flatten(1), weight)[:, :, None, None]
     top, bottom, left, right = node.padding
     symmetric = (top, left) == (bottom, right)
-    with torch.backends.nnpack.flags(enabled=False):  # type: ignore[no-untyped-call]
+    with torch.backends.nnpack.flags(enabled=False):
         return functional.conv2d(
             x if symmetric else padded(x, node.padding),
             weight,
@@ -57,7 +57,14 @@ def products(node: Mac, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def sums_in_order(
-    node: Mac, source: TensorType, x: Tensor, weight: Tensor, start: Tensor, cuts: list[range], how: Arithmetic, pad: int
+    node: Mac,
+    source: TensorType,
+    x: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    cuts: list[range],
+    how: Arithmetic,
+    pad: int,
 ) -> Tensor:
     """Every output's sum as the array forms it: one fitted addition after the other, over all outputs at once.
 
@@ -79,9 +86,12 @@ def sums_in_order(
     depthwise = isinstance(node, Conv2d) and node.is_depthwise
     total = _added(columns, kernels, begin, cuts, how, in_register=how.dataflow == "os" and not depthwise)
     height, width, channels = node.output.shape
-    return total.reshape(groups, len(x), height, width, -1).movedim(0, 3).reshape(
-        len(x), height, width, channels
-    ).movedim(3, 1)
+    return (
+        total.reshape(groups, len(x), height, width, -1)
+        .movedim(0, 3)
+        .reshape(len(x), height, width, channels)
+        .movedim(3, 1)
+    )
 
 
 def _columns(node: Mac, source: TensorType, x: Tensor, weight: Tensor, pad: int) -> tuple[Tensor, Tensor]:

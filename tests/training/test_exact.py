@@ -90,7 +90,10 @@ def test_decomposition_is_that_of_fractions_and_renormalises(bits):
     m0, shift = derive(torch.tensor(real), how)
     for one, m, n in zip(real.tolist(), m0.tolist(), shift.tolist(), strict=True):
         assert (m, n) == decompose(one, bits)
-        assert abs(Fraction(m, 1 << (bits - 1)) / Fraction(2) ** n - Fraction(one)) <= Fraction(1, 1 << bits) / Fraction(2) ** n
+        assert (
+            abs(Fraction(m, 1 << (bits - 1)) / Fraction(2) ** n - Fraction(one))
+            <= Fraction(1, 1 << bits) / Fraction(2) ** n
+        )
 
 
 def test_what_cannot_be_formed_exactly_is_refused():
@@ -103,7 +106,7 @@ def test_what_cannot_be_formed_exactly_is_refused():
         requantize(torch.ones(1), m0, shift, tflite, 1 << 31)
     with pytest.raises(OverflowError, match="beyond float64's integers"):
         float_type(1 << 53)
-    with pytest.raises(ValueError, match="multiplier M = -1.0 must be positive"):
+    with pytest.raises(ValueError, match=r"multiplier M = -1\.0 must be positive"):
         derive(torch.tensor([1.0, -1.0], dtype=torch.float64), tflite)
     power = Requantization(scheme=Scheme.POWER_OF_TWO, rounding=Rounding.FLOOR)
     with pytest.raises(ValueError, match=r"M = 0.3 is not a power of two"):

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelsim.workloads.data import load_dataset
 from refusals import refusal
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, linear, relu6
@@ -26,7 +27,6 @@ from accelsim.numerics import Arithmetic
 from accelsim.training import QatModule, fine_tune
 from accelsim.training.fake_layer import FakeLayer
 from accelsim.training.quantizer import Quantizer, fake_quantized
-from accelsim.workloads.data import load_dataset
 
 WIDE = Arithmetic(psum_bits=32, width_bits=32, overflow="saturate", saturate_at="every_add", rows=4, dataflow="ws")
 SCHEMES = {
@@ -49,7 +49,7 @@ SCHEMES = {
 
 
 class Network(nn.Module):
-    """Every kind of layer: dense, depthwise and grouped convolutions, batch norms behind them and alone, a sum, pools."""
+    """Every kind of layer: dense, depthwise and grouped convolutions, batch norms behind them and alone, pools."""
 
     def __init__(self):
         super().__init__()
@@ -306,15 +306,13 @@ def by_the_book(module: QatModule, images: torch.Tensor, frozen: Frozen, batch: 
         grid = x_scale * scale
         bias = frozen.move(bias, (bias / grid).round() * grid)  # scales take no gradient from a bias
         weight = frozen.fake(weight, column, 0.0, *part.quantizer.limits)
-        return conv2d(x, weight, bias, padding=(name == "c2") * 1) if weight.dim() == 4 else (
-            linear(x, weight, bias)
-        )
+        return conv2d(x, weight, bias, padding=(name == "c2") * 1) if weight.dim() == 4 else (linear(x, weight, bias))
 
     x = tensor(images, "input")
     first = tensor(frozen.relu(layer(x, "c1", "input")).clamp(max=6), "c1")
     second = tensor(layer(first, "c2", "c1"), "c2")
     x = tensor(frozen.relu(first + second), "add_1", (first, second))  # a sum rounds each operand
-    scale, zero = quantizer(module.quantizers.get_submodule("add_1"))
+    scale, _ = quantizer(module.quantizers.get_submodule("add_1"))
     steps = avg_pool2d(x, 2) / scale
     x = scale * frozen.move(steps, ((4 * steps).round() / 4).round())  # quarters, so that ties are ties
     x = tensor(layer(x.flatten(1), "fc", "add_1"), "fc")
@@ -326,7 +324,7 @@ def by_the_book(module: QatModule, images: torch.Tensor, frozen: Frozen, batch: 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 @pytest.mark.parametrize("name", ["affine", "int8"])
 def test_gradients_are_finite_differences_of_the_function_with_its_roundings_held(name, granularity, batch):
-    """Straight through: a rounding adds a constant. Clamps, activations, scales and zero points move, all in float64."""
+    """Straight through: a rounding adds a constant. Clamps, activations, scales and zero points move, in float64."""
     torch.manual_seed(3)
     model = Small().double().eval()
     images = torch.rand(10, 2, 6, 6, dtype=torch.float64) * 2 - 0.5
@@ -490,7 +488,7 @@ def test_fine_tuning_recovers_what_few_bits_cost_and_repeats_to_the_bit():
         module = QatModule(graph, train_set.images[:200], scheme)
         before, seen = accuracy(module), []
         losses = fine_tune(
-            module, images[:640], labels[:640], epochs=2, rate=1e-3, progress=lambda *epoch: seen.append(epoch)
+            module, images[:640], labels[:640], epochs=2, rate=1e-3, progress=lambda *epoch, to=seen: to.append(epoch)
         )
         assert seen == list(enumerate(losses, 1))
         modules.append(module)

@@ -204,7 +204,7 @@ class FakeLayer(nn.Module):
             channel = int(beyond[0])
             raise InputError(
                 f"{self._where}: bias of channel {channel} is {float(steps[channel]):.6g} steps of S_x * S_w = "
-                f"{float(per_sum[channel]):.6g}, beyond 32 bits; lower the learning rate"
+                f"{float(per_sum.detach()[channel]):.6g}, beyond 32 bits; lower the learning rate"
             )
 
     def _column(self, channels: Tensor) -> Tensor:

@@ -137,7 +137,8 @@ class Quantizer(nn.Module):
         scale = self.first_scale * torch.exp(self._slowed(self.log_scale).to(torch.float64))
         legal = torch.isfinite(scale) & (scale >= torch.finfo(torch.float64).tiny)
         if not bool(legal.all()):
-            raise InputError(f"{self._where}: a learned scale is {float(scale[~legal][0])}; lower the learning rate")
+            worst = float(scale.detach()[~legal][0])
+            raise InputError(f"{self._where}: a learned scale is {worst}; lower the learning rate")
         scale = self.legal(scale)
         low, high = self.limits
         if self.zero_shift is None:
@@ -145,9 +146,9 @@ class Quantizer(nn.Module):
             return Learned(scale, scale.new_tensor(float(zero)), zero)
         moved = self._first_zero + (high - low) * self._slowed(self.zero_shift).to(torch.float64)
         if not bool(torch.isfinite(moved)):
-            raise InputError(f"{self._where}: a learned zero point is {float(moved)}; lower the learning rate")
+            raise InputError(f"{self._where}: a learned zero point is {float(moved.detach())}; lower the learning rate")
         zero_point = substitute(moved, moved.detach().round().clamp(low, high))
-        return Learned(scale, zero_point, int(zero_point))
+        return Learned(scale, zero_point, int(zero_point.detach()))
 
     def legal(self, scale: Tensor) -> Tensor:
         """A scale as this tensor may have it: where powers of two are asked for, the next one up, straight through."""
@@ -156,7 +157,8 @@ class Quantizer(nn.Module):
     def extra_repr(self) -> str:
         """Codes and scale, for `print`."""
         low, high = self.limits
-        scale, _, zero = self.learned()
+        learned, _, zero = self.learned()
+        scale = learned.detach()
         return f"{low}..{high}, scale {float(scale.min()):.4g}..{float(scale.max()):.4g}, zero point {zero}"
 
     def _slowed(self, parameter: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
 from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate, evaluate
-from accelsim.quantization.post_training import quantize
+from accelsim.quantization.post_training import quantize, quantize_with_scales
 from accelsim.quantization.ranges import MinMaxObserver, Observer, Range
 from accelsim.quantization.weights_only import with_quantized_weights
 
@@ -18,6 +18,7 @@ __all__ = [
     "evaluate",
     "lower",
     "quantize",
+    "quantize_with_scales",
     "replace_relu6",
     "with_quantized_weights",
 ]

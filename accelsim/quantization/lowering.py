@@ -89,6 +89,14 @@ def lower(
     return _Lowering(graph, ranges, scheme, weights or {}).graph()
 
 
+def lower_with_scales(
+    graph: FloatGraph, ranges: dict[str, Range], scheme: QuantizationScheme
+) -> tuple[IntegerGraph, dict[str, FloatArray]]:
+    """`lower`, and S_w, float64 (N,), of each convolution and linear layer by name; a graph holds it only in M."""
+    lowering = _Lowering(graph, ranges, scheme, {})
+    return lowering.graph(), lowering.weight_scales
+
+
 class _Lowering:
     """One pass over a float graph; built, asked once for its `graph`, and dropped."""
 
@@ -111,6 +119,7 @@ class _Lowering:
         chosen = [node.name for node in graph.nodes if self.fusion.source[node.name] == node.name and _chooses(node)]
         self.form = container_format(scheme.activation_of(name).format for name in chosen)
         self.nodes: dict[str, Node] = {}
+        self.weight_scales: dict[str, FloatArray] = {}
 
     def graph(self) -> IntegerGraph:
         """Lower every node that has an integer node of its own."""
@@ -224,6 +233,7 @@ class _Lowering:
         bias = np.zeros(channels) if node.bias is None else node.bias
         target = self._chosen_type(node.name, layout(node.shape))
         weight = self._weight(node, bias, source, target)
+        self.weight_scales[node.name] = weight.scale
         values = weight.values
         per_sum = source.scale * weight.scale
         integer_bias = self._bias(node, bias, per_sum)

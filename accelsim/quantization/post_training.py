@@ -15,7 +15,7 @@ from accelsim.quantization.adaround import learn_rounding
 from accelsim.quantization.bias_correction import correct_analytically, correct_empirically
 from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
 from accelsim.quantization.formats import placed
-from accelsim.quantization.lowering import CalibrationWarning, lower
+from accelsim.quantization.lowering import CalibrationWarning, lower, lower_with_scales
 from accelsim.quantization.observe import calibrate
 from accelsim.quantization.observers import Quantiser, logits, scheme_observers
 from accelsim.quantization.ranges import Range
@@ -44,12 +44,6 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
         CalibrationWarning: a lone example; or as `lowering.lower`.
     """
     examples = _checked(graph, calibration)
-    if len(examples) == 1:
-        warnings.warn(
-            f"{graph.name}: calibration on a lone example gives ranges that other inputs leave; use a hundred or more",
-            CalibrationWarning,
-            stacklevel=2,
-        )
     graph = _repaired(graph, scheme)
     ranges = choose_ranges(graph, examples, scheme)
     lowered = lower(graph, ranges, scheme)
@@ -62,6 +56,30 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
             return correct_empirically(lowered, graph, examples, scheme.bias.bits)
         case "none":
             return lowered
+
+
+def quantize_with_scales(
+    graph: FloatGraph, calibration: npt.ArrayLike, scheme: QuantizationScheme
+) -> tuple[IntegerGraph, dict[str, FloatArray]]:
+    """`quantize`, and the weights' scales, from which training starts (see `lowering.lower_with_scales`).
+
+    Raises:
+        InputError: as `quantize`; or the scheme repairs weights or biases, which training learns.
+    """
+    examples = _checked(graph, calibration)
+    for key, value, plain in (
+        ("equalization.weights", scheme.equalization.weights, False),
+        ("equalization.absorb_bias", scheme.equalization.absorb_bias, False),
+        ("weight.rounding", scheme.weight.rounding, "nearest"),
+        ("bias.correction", scheme.bias.correction, "none"),
+    ):
+        if value != plain:
+            shown = str(value).lower() if isinstance(value, bool) else repr(value)
+            raise InputError(
+                f"{graph.name}: {key} = {shown} repairs what training learns by itself; leave it out of a scheme to "
+                "train with"
+            )
+    return lower_with_scales(graph, choose_ranges(graph, examples, scheme), scheme)
 
 
 def choose_ranges(graph: FloatGraph, examples: npt.NDArray[np.number], scheme: QuantizationScheme) -> dict[str, Range]:
@@ -125,4 +143,10 @@ def _checked(graph: FloatGraph, calibration: npt.ArrayLike) -> npt.NDArray[np.nu
         raise InputError(f"{where} is empty; give a hundred examples or more")
     if not np.isfinite(examples).all():
         raise InputError(f"{where} holds NaN or infinite values; remove them")
+    if len(examples) == 1:
+        warnings.warn(
+            f"{graph.name}: calibration on a lone example gives ranges that other inputs leave; use a hundred or more",
+            CalibrationWarning,
+            stacklevel=3,
+        )
     return examples

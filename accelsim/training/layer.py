@@ -13,6 +13,7 @@ from accelsim.errors import InputError
 from accelsim.ir import Conv2d, IntegerGraph, Mac
 from accelsim.numerics import IntFormat
 from accelsim.training.gradient import substitute
+from accelsim.training.layout import weight_from_pytorch, weight_to_pytorch
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -47,7 +48,7 @@ class TrainableLayer(nn.Module):
         # A layer of the restricted range, where -q is a code of every code q, stays in it.
         is_full = node.weight_zero_point != 0 or int(node.weight.min()) == form.minimum
         self._limits = (form.minimum if is_full else -form.maximum, form.maximum)
-        steps = self._to_pytorch(node.weight) - node.weight_zero_point
+        steps = weight_to_pytorch(node, self._source, node.weight) - node.weight_zero_point
         total = node.bias + (self._correction(node.weight) if self._folded else 0)
         self.weight = nn.Parameter(torch.tensor(steps * self._by_channel(self._weight_scale), dtype=dtype))
         self.bias = nn.Parameter(torch.tensor(total * self._bias_scale, dtype=dtype))
@@ -61,7 +62,9 @@ class TrainableLayer(nn.Module):
         Raises:
             InputError: a parameter is NaN or infinite, or a bias does not fit 32 bits.
         """
-        weight = self._from_pytorch(self._weight_codes().clip(*self._limits).astype(np.int64))
+        weight = weight_from_pytorch(
+            self._node, self._source, self._weight_codes().clip(*self._limits).astype(np.int64)
+        )
         steps = self._bias_steps() - (self._correction(weight) if self._folded else 0)
         beyond = np.flatnonzero((steps < -(2.0**31)) | (steps >= 2.0**31))
         if beyond.size:
@@ -108,16 +111,3 @@ class TrainableLayer(nn.Module):
 
     def _by_channel(self, scale: Float64) -> Float64:
         return scale.reshape(-1, *[1] * (3 if isinstance(self._node, Conv2d) else 1))
-
-    def _to_pytorch(self, weight: Int64) -> Int64:
-        """(N, R, S, C) to (N, C, R, S); the columns of a linear layer likewise, from (h, w, c) to (c, h, w)."""
-        if isinstance(self._node, Conv2d):
-            return np.moveaxis(weight, 3, 1)
-        return np.moveaxis(weight.reshape(-1, *self._source.shape), 3, 1).reshape(len(weight), -1)
-
-    def _from_pytorch(self, weight: Int64) -> Int64:
-        if isinstance(self._node, Conv2d):
-            return np.ascontiguousarray(np.moveaxis(weight, 1, 3))
-        height, width, channels = self._source.shape
-        image = weight.reshape(-1, channels, height, width)
-        return np.moveaxis(image, 1, 3).reshape(len(weight), -1)

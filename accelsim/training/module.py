@@ -18,9 +18,9 @@ from accelsim.ir import Input, IntegerGraph, Mac, Node, largest_sum, quantize_in
 from accelsim.numerics import Arithmetic, Rounding
 from accelsim.quantization import quantize
 from accelsim.training.gradient import float_operation, input_operation, substitute
+from accelsim.training.inputs import DTYPES, arithmetic_of, calibration_examples, put
 from accelsim.training.layer import TrainableLayer
 
-DTYPES = (torch.float32, torch.float64)
 Codes = npt.NDArray[np.int16]
 
 
@@ -85,7 +85,7 @@ class EngineModule(nn.Module):
         self.layers = nn.Module()
         for node in graph.nodes:
             if isinstance(node, Mac):
-                _put(graph, self.layers, node, TrainableLayer(graph, node, dtype))
+                put(graph, self.layers, node, TrainableLayer(graph, node, dtype))
 
     @classmethod
     def from_module(
@@ -111,12 +111,7 @@ class EngineModule(nn.Module):
         Raises:
             InputError: what `capture`, `quantize` and the class refuse.
         """
-        examples = calibration.detach().cpu().numpy() if isinstance(calibration, Tensor) else np.asarray(calibration)
-        if examples.dtype.kind not in "fiub" or examples.ndim not in (2, 4) or not examples.size:
-            raise InputError(
-                f"calibration: {examples.dtype} {examples.shape} must hold real numbers (N, C, H, W) or (N, K), N >= 1"
-            )
-        example = torch.zeros(1, *examples.shape[1:], dtype=next((p.dtype for p in module.parameters()), dtype))
+        examples, example = calibration_examples(module, calibration, dtype)
         graph = quantize(capture(module, example, name), examples, scheme)
         return cls(graph, hardware, through_overflow=through_overflow, dtype=dtype, threads=threads)
 
@@ -127,14 +122,7 @@ class EngineModule(nn.Module):
 
     @arithmetic.setter
     def arithmetic(self, hardware: Hardware | Arithmetic) -> None:
-        arithmetic = hardware.arithmetic() if isinstance(hardware, Hardware) else hardware
-        for node in self.graph.nodes:
-            if isinstance(node, Mac):
-                try:
-                    arithmetic.at_width(node.accumulator_width_bits)
-                except ValueError as error:
-                    raise InputError(f"{self.graph.name}: {node.name}: {error}; use a wider accumulator") from None
-        self._arithmetic = arithmetic
+        self._arithmetic = arithmetic_of(self.graph, hardware)
 
     def forward(self, images: Tensor) -> Tensor:
         """Run a batch.
@@ -247,23 +235,6 @@ class EngineModule(nn.Module):
         if graph.requantization.rounding is Rounding.TFLITE_DOUBLE:  # takes no sum beyond int32
             exact = dataclasses.replace(exact, psum_bits=32, width_bits=32)
         return execute(one, codes, exact, threads=self.threads)[node.name]
-
-
-def _put(graph: IntegerGraph, root: nn.Module, node: Mac, layer: TrainableLayer) -> None:
-    """Register a layer under the path that its node's name spells."""
-    *folders, last = node.name.split(".")
-    try:
-        for folder in folders:
-            if folder not in root._modules:
-                root.add_module(folder, nn.Module())
-            root = root.get_submodule(folder)
-        if last in root._modules:
-            raise KeyError(last)
-        root.add_module(last, layer)
-    except (KeyError, AttributeError):
-        raise InputError(
-            f"graph {graph.name}: node name {node.name!r} cannot be a path of modules in PyTorch; rename the node"
-        ) from None
 
 
 def _real(node: Node, codes: npt.NDArray[np.int16], dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""Operators whose operands are all constant, evaluated while the file is read: shapes, weights quantised in the file."""
+"""Operators whose operands are all constant, evaluated while a file is read: shapes, weights quantised in the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from accelsim.importers.onnx_file import Operator
 
 Array = npt.NDArray[Any]
 
-_CASTS: dict[int, type] = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64}
+_CASTS: dict[int, type] = {
+    1: np.float32,
+    2: np.uint8,
+    3: np.int8,
+    6: np.int32,
+    7: np.int64,
+    10: np.float16,
+    11: np.float64,
+}
 
 
 def fold(operator: Operator, operands: list[Array | None]) -> Array | None:

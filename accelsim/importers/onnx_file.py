@@ -98,7 +98,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
     except ModuleNotFoundError:
         raise InputError(f"{path}: reading ONNX needs the package onnx; pip install 'accelsim[onnx]'") from None
     model = onnx.ModelProto()
@@ -153,7 +153,9 @@ class _Reader:
         inputs = [value for value in graph.input if value.name not in constants]
         if len(inputs) != 1 or not inputs[0].name:
             names = ", ".join(repr(value.name) for value in inputs[:8]) or "none"
-            raise self.refuse(f"needs exactly one input that is no initializer, and has {names}; make the others constant")
+            raise self.refuse(
+                f"needs exactly one input that is no initializer, and has {names}; make the others constant"
+            )
         if len(graph.output) != 1:
             raise self.refuse(f"has {len(graph.output)} outputs; accelsim takes a network with one")
         dtype, shape = self._input(inputs[0])
@@ -215,8 +217,8 @@ class _Reader:
             missing = [one for one in node.input if one not in known]
             if missing:
                 raise self.refuse(
-                    f"{where}: reads {missing[0]!r}, which nothing before it defines; the graph has a cycle, is unsorted "
-                    "or lacks an input"
+                    f"{where}: reads {missing[0]!r}, which nothing before it defines; the graph has a cycle, is "
+                    "unsorted or lacks an input"
                 )
             if not outputs or not outputs[0]:
                 raise self.refuse(f"{where}: has no output")
@@ -291,7 +293,12 @@ class _Reader:
         location = entries.get("location", "")
         folder = os.path.realpath(self.path.parent)
         target = os.path.join(folder, location)
-        if not location or "\0" in location or os.path.isabs(location) or os.path.realpath(target) != os.path.normpath(target):
+        if (
+            not location
+            or "\0" in location
+            or os.path.isabs(location)
+            or os.path.realpath(target) != os.path.normpath(target)
+        ):
             raise self.refuse(f"{where}: external data {location!r} is no plain path inside the model's folder")
         if os.path.commonpath([folder, os.path.normpath(target)]) != folder:
             raise self.refuse(f"{where}: external data {location!r} leaves the model's folder")

@@ -1,13 +1,14 @@
 """ONNX operators to nodes of an integer graph: QOperator and QDQ forms, one operator after the other.
 
 Each ONNX tensor stands for one of the values in `onnx_values`. A float operator between DequantizeLinear and
-QuantizeLinear waits (`Awaiting`) until the QuantizeLinear says on which scale its result is, and becomes an integer node
-then; so both forms end in the same nodes.
+QuantizeLinear waits (`Awaiting`) until the QuantizeLinear says on which scale its result is, and becomes an integer
+node then; so both forms end in the same nodes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -50,7 +51,7 @@ from accelsim.ir import (
     Table,
     TensorType,
 )
-from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
+from accelsim.numerics import IntFormat, Precision, Requantization, Rounding, Scheme
 
 UINT8, INT8, INT32, FLOAT32 = (np.dtype(one) for one in (np.uint8, np.int8, np.int32, np.float32))
 Pair = tuple[int, int]
@@ -90,15 +91,18 @@ class Lowering:
         self._budget = max(1 << 28, 64 * constant_bytes)
         self.op = file.operators[0]
 
-    # What is common to all operators ------------------------------------------------------------------------------
+    # What is common to all operators --------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Lower every operator."""
-        for self.op in self.file.operators:
+        for operator in self.file.operators:
+            self.op = operator
             operands = [self.values.get(name) for name in self.op.inputs]
-            if all(one is None or isinstance(one, np.ndarray) for one in operands) and (
-                folded := self._fold([one for one in operands if one is None or isinstance(one, np.ndarray)])
-            ) is not None:
+            if (
+                all(one is None or isinstance(one, np.ndarray) for one in operands)
+                and (folded := self._fold([one for one in operands if one is None or isinstance(one, np.ndarray)]))
+                is not None
+            ):
                 self.values[self.op.outputs[0]] = folded
                 continue
             method = OPERATORS.get(self.op.kind.removeprefix("com.microsoft."))
@@ -125,7 +129,9 @@ class Lowering:
         """Count what is allocated, so that a small file cannot ask for much."""
         self._budget -= size
         if self._budget < 0:
-            raise self.refuse("the file's constants and shapes grow beyond all measure while they are read; simplify it")
+            raise self.refuse(
+                "the file's constants and shapes grow beyond all measure while they are read; simplify it"
+            )
 
     def _varies_with_batch(self, operator: Operator) -> bool:
         place = {"QLinearMatMul": 3, "MatMulInteger": 1, "MatMul": 1}.get(operator.kind)
@@ -227,9 +233,10 @@ class Lowering:
         return shape
 
     def _emit(self, kind: type[Node], inputs: tuple[Codes | HostTensor, ...], output: TensorType, **fields: Any) -> str:
-        name, number = self.op.name or self.op.outputs[0], 2
-        while name in self.nodes:
-            name, number = f"{self.op.name or self.op.outputs[0]}_{number}", number + 1
+        base = name = module_path(self.op.name)
+        number = 2
+        while name in self.nodes or name == self.file.input:
+            name, number = f"{base}_{number}", number + 1
         self.nodes[name] = kind(
             name=name,
             inputs=tuple(one.node for one in inputs),
@@ -249,7 +256,8 @@ class Lowering:
                 output = self._host_tensor(layout, "float32")
             else:
                 output = self._tensor(layout, scale)
-            precision = "float32" if value.dtype == FLOAT32 and scale is not None else "float64"
+            divides = value.dtype == FLOAT32 and scale is not None
+            precision: Precision = "float32" if divides else "float64"
             name = self.file.input
             self.nodes[name] = Input(name=name, inputs=(), output=output, source=name, precision=precision)
             self._input = (scale, Codes(name, layout, scale or Scale(np.float32(1), 0, INT8)))
@@ -291,7 +299,7 @@ class Lowering:
 
     def _ratio(self, first: Any, second: Float32, by: np.float32) -> npt.NDArray[Any]:
         """first * second / by: in float32, left to right, where requantisation is; else in float64."""
-        kind = np.float32 if self.how.scheme is Scheme.FLOAT32 else np.float64
+        kind: Any = np.float32 if self.how.scheme is Scheme.FLOAT32 else np.float64
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return np.asarray(kind(first) * second.astype(kind) / kind(by))
 
@@ -306,7 +314,9 @@ class Lowering:
             return steps, 0
         shift = 128 if values.dtype == UINT8 else 0
         if np.ptp(zeros):
-            raise self.refuse("weight zero points differ between channels, and q - Z does not fit int8; use symmetric weights")
+            raise self.refuse(
+                "weight zero points differ between channels, and q - Z does not fit int8; use symmetric weights"
+            )
         return codes - shift, int(zeros[0]) - shift
 
     def _integer_bias(self, value: Value | None, per_sum: npt.NDArray[Any], channels: int) -> Int64:
@@ -366,7 +376,9 @@ class Lowering:
 
     def _image(self, codes: Codes) -> tuple[int, int, int]:
         if len(codes.layout.shape) != 3 or not codes.layout.is_usual:
-            raise self.refuse(f"needs an image (N, C, H, W) in its usual order, not {codes.layout.shape} without the batch")
+            raise self.refuse(
+                f"needs an image (N, C, H, W) in its usual order, not {codes.layout.shape} without the batch"
+            )
         return codes.layout.stored
 
     def _conv(
@@ -375,7 +387,9 @@ class Lowering:
         """A convolution of codes with weights (N, C / groups, R, S): its layout, and what makes it a node."""
         stored = self._image(x)
         if weight.ndim != 4:
-            raise self.refuse(f"weights of shape {weight.shape} are not (N, C, R, S); only 2-D convolutions are supported")
+            raise self.refuse(
+                f"weights of shape {weight.shape} are not (N, C, R, S); only 2-D convolutions are supported"
+            )
         kernel = (weight.shape[2], weight.shape[3])
         if self._ints("kernel_shape", 2, kernel) != kernel:
             raise self.refuse(f"kernel_shape is not that of the weights, {kernel}")
@@ -451,7 +465,9 @@ class Lowering:
             assert isinstance(found, Codes)
             return found
 
-        with_bias = None if bias is not None else lambda value: self._awaiting_mac(layout, make, scales, value, channels)
+        with_bias = (
+            None if bias is not None else lambda value: self._awaiting_mac(layout, make, scales, value, channels)
+        )
         return Awaiting(layout, finish, with_bias=with_bias)
 
     def _graph_clip(self, clip: Pair, scale: Scale) -> Pair:
@@ -487,7 +503,7 @@ class Lowering:
         if matrix.ndim == 3 and (len(x.layout.shape) != 3 or x.layout.stored != grouped(x.layout.shape).stored):
             raise self.refuse("matrices that vary along dimension 0 are supported only at the graph's input")
 
-    # QOperator form -----------------------------------------------------------------------------------------------------
+    # QOperator form -------------------------------------------------------------------------------------------------
 
     def qlinear_conv(self) -> Value:
         """QLinearConv: x, S, Z, w, S, Z, S, Z, bias."""
@@ -505,7 +521,9 @@ class Lowering:
 
     def _spread(self, scales: Float32, zeros: Constant | None) -> Float32:
         """Scales with as many entries as the zero points, where one of them goes by channel."""
-        return np.broadcast_to(scales, (zeros.size,)) if zeros is not None and scales.size == 1 and zeros.size else scales
+        return (
+            np.broadcast_to(scales, (zeros.size,)) if zeros is not None and scales.size == 1 and zeros.size else scales
+        )
 
     def _check_channels(self, scales: Float32, channels: int) -> None:
         if scales.size not in (1, channels):
@@ -544,7 +562,9 @@ class Lowering:
         first = np.float32(factor) * x.scale.scale
         count = math.prod(weight.shape[:-1])
         steps = None if bias is None else self._operand(bias)
-        return self._finished(self._awaiting_mac(layout, make, (first, scales), steps, count), self._scale(scale, scale + 1))
+        return self._finished(
+            self._awaiting_mac(layout, make, (first, scales), steps, count), self._scale(scale, scale + 1)
+        )
 
     def conv_integer(self) -> Value:
         """ConvInteger: x, w, Z, Z, to int32."""
@@ -599,8 +619,8 @@ class Lowering:
         same_order = np.array_equal(first.layout.places(), second.layout.places())
         if first.layout.shape != second.layout.shape or first.layout.stored != second.layout.stored or not same_order:
             raise self.refuse(
-                f"adds tensors of shapes {first.layout.shape} and {second.layout.shape} (without the batch), or in other "
-                "orders; broadcasting is not supported"
+                f"adds tensors of shapes {first.layout.shape} and {second.layout.shape} (without the batch), or in "
+                "other orders; broadcasting is not supported"
             )
         once = (Scheme.FLOAT32, Rounding.HALF_EVEN, "saturate")
         rounding = "sum" if (self.how.scheme, self.how.rounding, self.how.output_overflow) == once else "operands"
@@ -721,7 +741,7 @@ class Lowering:
         scales = self._scales(1)
         zero = self._constant(2)
         codes = {2: UINT8, 3: INT8}.get(self._int("output_dtype", 0), UINT8) if zero is None else zero.dtype
-        if zero is None and self._int("output_dtype", 0) not in (0, 2, 3) or codes not in (UINT8, INT8):
+        if (zero is None and self._int("output_dtype", 0) not in (0, 2, 3)) or codes not in (UINT8, INT8):
             raise self.refuse("quantises to another type than int8 and uint8, which is not supported")
         zeros = self._zeros(2, codes, scales)
         if isinstance(value, np.ndarray):
@@ -740,7 +760,9 @@ class Lowering:
             found = self._make_input(value, None)
             value = HostTensor(found.node, found.layout, FLOAT32)
         if not isinstance(value, HostTensor) or value.dtype != FLOAT32:
-            raise self.refuse("scales by channel are supported on the graph's float32 input, or behind a DequantizeLinear")
+            raise self.refuse(
+                "scales by channel are supported on the graph's float32 input, or behind a DequantizeLinear"
+            )
         self.activation_dtypes.add(codes)
         shift = self.shift(codes)
         if scales.size == 1:
@@ -787,7 +809,9 @@ class Lowering:
             if value.dtype not in (UINT8, INT8):
                 raise self.refuse(f"dequantises {value.dtype}; int8 and uint8 are supported")
             if scales.size == 1:
-                return Chain(self._make_input(value, Scale(scales[0], int(self._zeros(2, value.dtype, scales)[0]), value.dtype)))
+                return Chain(
+                    self._make_input(value, Scale(scales[0], int(self._zeros(2, value.dtype, scales)[0]), value.dtype))
+                )
             found = self._make_input(value, Scale(np.float32(1), 0, value.dtype))
             value = HostTensor(found.node, found.layout, value.dtype, channels=True)
         if isinstance(value, Codes):
@@ -805,7 +829,7 @@ class Lowering:
         name = self._emit(Dequantize, (value,), tensor, scales=scales, zero_points=np.asarray(zeros - shift))
         return HostTensor(name, value.layout, FLOAT32)
 
-    # Float operators between DequantizeLinear and QuantizeLinear -------------------------------------------------------
+    # Float operators between DequantizeLinear and QuantizeLinear ----------------------------------------------------
 
     def _real(self, place: int) -> Codes:
         """An operand that must be codes made real and nothing else."""
@@ -826,7 +850,9 @@ class Lowering:
         axis = value.axis + (value.values.ndim if value.axis < 0 else 0)
         wanted = output_axis + (value.values.ndim if output_axis < 0 else 0)
         if value.scales.size > 1 and axis != wanted:
-            raise self.refuse(f"weight scales go along axis {axis}; one for each output channel, axis {wanted}, is needed")
+            raise self.refuse(
+                f"weight scales go along axis {axis}; one for each output channel, axis {wanted}, is needed"
+            )
         return value.values, value.scales, value.zero_points
 
     def conv(self) -> Value:
@@ -901,7 +927,9 @@ class Lowering:
         ends = []
         for place, key, default in ((1, "min", -math.inf), (2, "max", math.inf)):
             limit = self._constant(place)
-            value = self.op.attributes.get(key, default) if limit is None else limit.ravel()[0] if limit.size == 1 else None
+            value = (
+                self.op.attributes.get(key, default) if limit is None else limit.ravel()[0] if limit.size == 1 else None
+            )
             if value is None or isinstance(value, str | tuple | np.ndarray) or math.isnan(value):
                 raise self.refuse(f"the limit {key} must be one number")
             ends.append(float(value))
@@ -968,15 +996,13 @@ class Lowering:
         if source == scale and np.array_equal(entries, np.clip(own, entries[0], entries[-1])):
             if (int(entries[0]), int(entries[-1])) == self.form.limits:
                 return codes
-            name = self._emit(
-                Clip, (codes,), self.nodes[codes.node].output, clip=(int(entries[0]), int(entries[-1]))
-            )
+            name = self._emit(Clip, (codes,), self.nodes[codes.node].output, clip=(int(entries[0]), int(entries[-1])))
             return Codes(name, codes.layout, scale)
         shown = "+".join(name for name, _ in chain.functions) or "rescale"
         name = self._emit(Table, (codes,), self._tensor(codes.layout, scale), entries=entries, function=shown)
         return Codes(name, codes.layout, scale)
 
-    # Shapes -------------------------------------------------------------------------------------------------------------
+    # Shapes ---------------------------------------------------------------------------------------------------------
 
     def reshaped(self) -> Value:
         """Flatten, Reshape, Squeeze, Unsqueeze and Transpose: other shapes of the same stored tensor."""
@@ -1059,6 +1085,19 @@ class Lowering:
     def same(self) -> Value:
         """Identity, and Dropout as in inference."""
         return self._needed(0)
+
+
+def module_path(name: str) -> str:
+    """A node's name as the path of a PyTorch module, where an exporter made it from one; in letters files can have.
+
+    >>> module_path("/layer1/layer1.0/conv1/Conv_quant"), module_path("c1"), module_path("/c1/Conv")
+    ('layer1.0.conv1', 'c1', 'c1')
+    """
+    parts = [re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in name.strip("/").split("/")]
+    if len(parts) > 1 and re.fullmatch(f"({'|'.join(OPERATORS)})(_[0-9]+)?(_quant)?", parts[-1]):
+        parts.pop()  # the operator itself
+    kept = [one for one, following in zip(parts, [*parts[1:], ""], strict=True) if not following.startswith(f"{one}.")]
+    return ".".join(kept).strip(".")[:200] or "node"
 
 
 def grouped(shape: Shape) -> Layout:

@@ -99,8 +99,9 @@ def load_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Integ
 
     Args:
         path: the file; external data must lie in its folder.
-        scheme: whose requantization, zero_points, bias_at and accumulator_width_bits are used; the rest is the file's.
-            None requantises as ONNX does: float32 multipliers, ties to even.
+        scheme: whose requantization, zero_points (where it states them; else folded if possible), bias_at and
+            accumulator_width_bits are used; formats and ranges are the file's. None requantises as ONNX does: float32
+            multipliers, ties to even.
     Raises:
         InputError: onnx is not installed; the file is damaged, uses something unsupported or is not quantised
             throughout; a multiplier does not fit the scheme. One line, nothing large is allocated before.
@@ -130,9 +131,7 @@ def import_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Imp
 class _Assembly:
     """Nodes of a finished lowering as a graph."""
 
-    def __init__(
-        self, file: OnnxFile, lowering: Lowering, how: Requantization, scheme: QuantizationScheme | None
-    ):
+    def __init__(self, file: OnnxFile, lowering: Lowering, how: Requantization, scheme: QuantizationScheme | None):
         self.file = file
         self.lowering = lowering
         self.how = how
@@ -143,19 +142,23 @@ class _Assembly:
         output = lowering.values[file.output]
         if not isinstance(output, Codes | Chain | HostTensor) or (isinstance(output, Chain) and output.functions):
             raise InputError(f"{file.path}: output {file.output!r} is not quantised; put a QuantizeLinear before it")
-        tensors = {name: self._carried(value) for name, value in lowering.values.items() if _is_held(value)}
+        tensors = {
+            name: self._carried(value)
+            for name, value in lowering.values.items()
+            if isinstance(value, Codes | HostTensor) or (isinstance(value, Chain) and not value.functions)
+        }
         carried = tensors[file.output]
         nodes = self._used(carried.node)
         source = nodes[0]
         assert isinstance(source, Input)
-        if self.scheme is not None and self.scheme.zero_points != self._needed_zero_points(nodes):
-            mode = self.scheme.zero_points
-            if mode == "folded":
+        mode = self._needed_zero_points(nodes)
+        if self.scheme is not None and "zero_points" in self.scheme.model_fields_set:
+            if (mode, self.scheme.zero_points) == ("subtracted", "folded"):
                 raise InputError(
-                    f"{file.path}: has weight zero points that cannot be folded; use zero_points = 'subtracted' in the scheme"
+                    f"{file.path}: has zero points that cannot be folded into biases of 32 bits; use zero_points = "
+                    "'subtracted' in the scheme"
                 )
-        else:
-            mode = self._needed_zero_points(nodes)
+            mode = self.scheme.zero_points
         if mode == "folded":
             nodes = [self._folded(node, {one.name: one for one in nodes}) for node in nodes]
         graph = IntegerGraph(
@@ -229,10 +232,6 @@ class _Assembly:
         if np.array_equal(stored.places(), layout.places()):
             return layout.shape
         return stored.shape
-
-
-def _is_held(value: object) -> bool:
-    return isinstance(value, Codes | HostTensor) or (isinstance(value, Chain) and not value.functions)
 
 
 def _fits(bias: npt.NDArray[np.int64]) -> bool:

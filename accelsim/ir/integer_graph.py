@@ -107,8 +107,8 @@ class Mac(Node):
         clip: the activation's limits inside the format (ReLU: Z_y below).
         accumulator_width_bits: narrower accumulator for this layer, or None for the hardware's.
 
-    With an output of kind "int32" (ONNX ConvInteger, MatMulInteger) the result is the sum itself, bias included, its low
-    32 bits; `multiplier` then has no channel and `clip` is int32's limits.
+    With an output of kind "int32" (ONNX ConvInteger, MatMulInteger) the result is the sum itself, bias included,
+    its low 32 bits; `multiplier` then has no channel and `clip` is int32's limits.
     """
 
     weight: Int64Array

@@ -7,7 +7,6 @@ accumulation and pooling are its own, so that agreement of the two means somethi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,19 @@ class PartialSums:
 
 @dataclass
 class Evaluation:
-    """Codes or int32 sums as int64 (reals: float32) (batch, H, W, C) of every node, and the partial sums of every convolution and linear layer."""
+    """Codes int64 (batch, H, W, C) of every node, and the partial sums of every convolution and linear layer.
+
+    What the host alone holds are int32 sums as int64, and reals as float32.
+    """
 
     tensors: dict[str, Int64]
     partial_sums: dict[str, PartialSums] = field(default_factory=dict)
 
 
 def quantize_input(graph: IntegerGraph, images: npt.NDArray[np.floating]) -> Int64:
-    """Quantise images (batch, C, H, W) or vectors (batch, K) to codes (batch, H, W, C), float32 where the graph takes it.
+    """Quantise images (batch, C, H, W) or vectors (batch, K) to codes (batch, H, W, C).
+
+    Where the graph takes reals they stay as they are, in float32.
 
     Raises:
         InputError: the shape does not fit the graph, or a value is NaN or infinite.

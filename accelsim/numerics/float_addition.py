@@ -37,7 +37,7 @@ def add_rounded_once(
     zero_points: tuple[int, int, int],
     multipliers: tuple[np.float32, np.float32],
 ) -> IntArray:
-    """Z_y + q1 * M1 + q2 * M2 - Z1 * M1 - Z2 * M2 in float32, then round-half-even: the zero point is in before rounding.
+    """Z_y + (q1 - Z1) * M1 + (q2 - Z2) * M2 in float32, then round-half-even: the zero point is in before rounding.
 
     fma(q1, M1, fma(q2, M2, Z_y - fma(M1, Z1, M2 * Z2))), each step to nearest even.
 

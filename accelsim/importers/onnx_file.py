@@ -136,21 +136,30 @@ class _Reader:
     def refuse(self, reason: str) -> InputError:
         return InputError(f"{self.path}: {reason}")
 
+    def text(self, value: str | bytes) -> str:
+        """A name; protobuf gives the bytes themselves where they are no UTF-8."""
+        if isinstance(value, bytes):
+            raise self.refuse(f"a name, {value[:60]!r}, is not UTF-8")
+        return value
+
     def file(self) -> OnnxFile:
         model, graph = self.model, self.model.graph
         if not model.HasField("graph") or not graph.node:
             raise self.refuse("holds no graph with nodes; it is no ONNX model, or empty")
         if model.functions:
-            raise self.refuse(f"defines a function, {model.functions[0].name!r}; inline functions when exporting")
+            raise self.refuse(
+                f"defines a function, {self.text(model.functions[0].name)!r}; inline functions when exporting"
+            )
         if model.training_info or graph.sparse_initializer:
             raise self.refuse("holds training information or sparse tensors; export it for inference, dense")
         opset = self._opset()
         constants: dict[str, npt.NDArray[Any]] = {}
         for tensor in graph.initializer:
-            if not tensor.name or tensor.name in constants:
-                raise self.refuse(f"initializer {tensor.name!r} has no name, or one used twice")
-            constants[tensor.name] = self.array(tensor, f"initializer {tensor.name!r}")
-        inputs = [value for value in graph.input if value.name not in constants]
+            name = self.text(tensor.name)
+            if not name or name in constants:
+                raise self.refuse(f"initializer {name!r} has no name, or one used twice")
+            constants[name] = self.array(tensor, f"initializer {name!r}")
+        inputs = [value for value in graph.input if self.text(value.name) not in constants]
         if len(inputs) != 1 or not inputs[0].name:
             names = ", ".join(repr(value.name) for value in inputs[:8]) or "none"
             raise self.refuse(
@@ -160,9 +169,9 @@ class _Reader:
             raise self.refuse(f"has {len(graph.output)} outputs; accelsim takes a network with one")
         dtype, shape = self._input(inputs[0])
         operators = self._operators({*constants, inputs[0].name})
-        name = graph.name or self.path.stem
+        name = self.text(graph.name) or self.path.stem
         made = {output for operator in operators for output in operator.outputs} | {inputs[0].name}
-        output = graph.output[0].name
+        output = self.text(graph.output[0].name)
         if output not in made:
             raise self.refuse(f"output {output!r} is computed by no node")
         return OnnxFile(
@@ -210,11 +219,12 @@ class _Reader:
         operators = []
         known = {*known, ""}
         for node in self.model.graph.node:
-            domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
-            outputs = tuple(node.output)
-            name = node.name or (outputs[0] if outputs else node.op_type)
-            where = f"node {name!r} ({domain}{node.op_type})"
-            missing = [one for one in node.input if one not in known]
+            domain = "" if self.text(node.domain) in ("", "ai.onnx") else f"{node.domain}."
+            inputs, outputs = tuple(map(self.text, node.input)), tuple(map(self.text, node.output))
+            kind = self.text(node.op_type)
+            name = self.text(node.name) or (outputs[0] if outputs else kind)
+            where = f"node {name!r} ({domain}{kind})"
+            missing = [one for one in inputs if one not in known]
             if missing:
                 raise self.refuse(
                     f"{where}: reads {missing[0]!r}, which nothing before it defines; the graph has a cycle, is "
@@ -228,10 +238,10 @@ class _Reader:
                 known.add(output)
             attributes = {}
             for attribute in node.attribute:
-                if not attribute.name or attribute.name in attributes:
+                if not self.text(attribute.name) or attribute.name in attributes:
                     raise self.refuse(f"{where}: an attribute has no name or is given twice")
                 attributes[attribute.name] = self._attribute(attribute, where)
-            operators.append(Operator(name, f"{domain}{node.op_type}", tuple(node.input), outputs, attributes))
+            operators.append(Operator(name, f"{domain}{kind}", inputs, outputs, attributes))
         return tuple(operators)
 
     def _attribute(self, attribute: onnx.AttributeProto, where: str) -> Any:
@@ -289,7 +299,7 @@ class _Reader:
 
     def _external(self, tensor: onnx.TensorProto, size: int, where: str) -> bytes:
         """Bytes of a tensor from a file beside the model: a plain file inside its folder, long enough."""
-        entries = {entry.key: entry.value for entry in tensor.external_data}
+        entries = {self.text(entry.key): self.text(entry.value) for entry in tensor.external_data}
         location = entries.get("location", "")
         folder = os.path.realpath(self.path.parent)
         target = os.path.join(folder, location)
@@ -302,7 +312,7 @@ class _Reader:
             raise self.refuse(f"{where}: external data {location!r} is no plain path inside the model's folder")
         if os.path.commonpath([folder, os.path.normpath(target)]) != folder:
             raise self.refuse(f"{where}: external data {location!r} leaves the model's folder")
-        numbers = {key: entries.get(key, "") for key in ("offset", "length")}
+        numbers = {key: entries.get(key, "")[:40] for key in ("offset", "length")}
         if any(not value.isdecimal() or len(value) > 15 for value in numbers.values() if value):
             raise self.refuse(f"{where}: external data has offset or length {numbers}, which are no sizes")
         offset, length = int(numbers["offset"] or 0), int(numbers["length"] or size)

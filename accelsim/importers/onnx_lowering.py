@@ -88,7 +88,7 @@ class Lowering:
                 self._readers[name] = self._readers.get(name, 0) + 1
         self._readers[file.output] = self._readers.get(file.output, 0) + 1
         constant_bytes = sum(one.nbytes for one in file.constants.values())
-        self._budget = max(1 << 28, 64 * constant_bytes)
+        self._budget = max(1 << 26, 64 * constant_bytes)
         self.op = file.operators[0]
 
     # What is common to all operators --------------------------------------------------------------------------------
@@ -323,16 +323,19 @@ class Lowering:
         """A bias in steps of S_x * S_w: int32 as it is where its scale is that product, else rounded to it."""
         if value is None:
             return np.zeros(channels, dtype=np.int64)
+        held = value.values if isinstance(value, QuantizedConstant) else value
+        if isinstance(held, np.ndarray) and held.size not in (1, channels):
+            raise self.refuse(f"the bias of shape {held.shape} is not one number for each of {channels} channels")
         if isinstance(value, QuantizedConstant):
-            real = (value.values.astype(np.float64) - value.zero_points) * value.scales.astype(np.float64)
+            real = (value.values.ravel().astype(np.float64) - value.zero_points) * value.scales.astype(np.float64)
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
             real = value.astype(np.float64)
         elif isinstance(value, np.ndarray) and value.dtype == INT32:
-            real = value * per_sum
+            real = value.ravel() * per_sum
         else:
             raise self.refuse("the bias must be constant")
-        if real.size not in (1, channels) or not np.isfinite(real).all():
-            raise self.refuse(f"the bias of shape {real.shape} is not {channels} finite numbers")
+        if not np.isfinite(real).all():
+            raise self.refuse("a bias is NaN or infinite")
         with np.errstate(over="ignore"):
             rounded = np.rint(np.broadcast_to(real.ravel(), (channels,)) / per_sum)
         if np.abs(rounded).max() >= 2.0**31:
@@ -465,10 +468,12 @@ class Lowering:
             assert isinstance(found, Codes)
             return found
 
-        with_bias = (
-            None if bias is not None else lambda value: self._awaiting_mac(layout, make, scales, value, channels)
-        )
-        return Awaiting(layout, finish, with_bias=with_bias)
+        operator = self.op
+
+        def with_bias(value: Any) -> Awaiting:
+            return replace(self._awaiting_mac(layout, make, scales, value, channels), operator=operator)
+
+        return Awaiting(operator, layout, finish, with_bias=with_bias if bias is None else None)
 
     def _graph_clip(self, clip: Pair, scale: Scale) -> Pair:
         return self._in_form(clip[0], scale), self._in_form(clip[1], scale)
@@ -481,7 +486,10 @@ class Lowering:
             with np.errstate(over="ignore"):
                 code = np.rint(np.float32(value) / scale.scale).astype(np.float64) + scale.zero_point
             ends.append(int(np.clip(code, limits.min, limits.max)))
-        return waiting.finish(scale, (ends[0], ends[1]))
+        reader, self.op = self.op, waiting.operator  # which the node is named after
+        codes = waiting.finish(scale, (ends[0], ends[1]))
+        self.op = reader
+        return codes
 
     def _matrix(self, value: Constant, transposed: bool) -> Constant:
         """A constant right operand (K, N) or (I, K, N) as (N, K) or (I, N, K)."""
@@ -634,7 +642,7 @@ class Lowering:
             fields = {"multipliers": multipliers, "clip": self._graph_clip(clip, scale), "rounding": rounding}
             return Codes(self._emit(Add, (first, second), tensor, **fields), first.layout, scale)
 
-        return Awaiting(first.layout, finish)
+        return Awaiting(self.op, first.layout, finish)
 
     def qlinear_global_average_pool(self) -> Value:
         """com.microsoft.QLinearGlobalAveragePool: X, S, Z, S, Z."""
@@ -692,7 +700,7 @@ class Lowering:
             )
             return Codes(name, layout, scale)
 
-        return Awaiting(layout, finish)
+        return Awaiting(self.op, layout, finish)
 
     def _limits(self, scale: Scale) -> Pair:
         limits = np.iinfo(scale.dtype)
@@ -1026,7 +1034,7 @@ class Lowering:
             target = tuple(full[axis] for axis in axes)
         else:
             target = self._target(full)
-        if target[0] != 1:
+        if not target or target[0] != 1:
             raise self.refuse(f"gives shape {target} of one image, whose dimension 0 is no batch")
         moved = Codes(codes.node, codes.layout.reordered(target[1:], order), codes.scale)
         return moved if isinstance(value, Codes) else Chain(moved)
@@ -1093,8 +1101,8 @@ def module_path(name: str) -> str:
     >>> module_path("/layer1/layer1.0/conv1/Conv_quant"), module_path("c1"), module_path("/c1/Conv")
     ('layer1.0.conv1', 'c1', 'c1')
     """
-    parts = [re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in name.strip("/").split("/")]
-    if len(parts) > 1 and re.fullmatch(f"({'|'.join(OPERATORS)})(_[0-9]+)?(_quant)?", parts[-1]):
+    parts = [re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in name.removesuffix("_quant").strip("/").split("/")]
+    if len(parts) > 1 and re.fullmatch(f"({'|'.join(OPERATORS)})(_[0-9]+)?", parts[-1]):
         parts.pop()  # the operator itself
     kept = [one for one, following in zip(parts, [*parts[1:], ""], strict=True) if not following.startswith(f"{one}.")]
     return ".".join(kept).strip(".")[:200] or "node"

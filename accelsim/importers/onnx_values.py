@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from accelsim.importers.onnx_file import Operator
+
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Shape = tuple[int, ...]
@@ -126,12 +128,14 @@ class Awaiting:
     """A float result whose scale a QuantizeLinear behind it states.
 
     Attributes:
+        operator: that computes it.
         layout: of the result.
         low, high: what ReLU and Clip have cut it to.
         finish: makes the node, of the output's scale and clip limits in codes of the file.
         with_bias: the same with a bias added, for a MatMul that has none yet.
     """
 
+    operator: Operator
     layout: Layout
     finish: Callable[[Scale, tuple[int, int]], Codes]
     low: float = -math.inf

@@ -122,7 +122,7 @@ def load_graph(folder: Path) -> IntegerGraph:
                 f"{folder / 'graph.safetensors'}: does not match the digest in graph.json; the file was altered, "
                 "quantize again"
             )
-        tensors = load_tensors(blob)
+        tensors = _tensors(blob)
         return IntegerGraph(
             name=_typed(data, "name", str),
             nodes=tuple(_node_from_json(node, tensors) for node in _typed(data, "nodes", list)),
@@ -145,6 +145,13 @@ def load_graph(folder: Path) -> IntegerGraph:
         raise InputError(f"{path}: not as written by quantize: {error} is missing; quantize again") from None
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: not as written by quantize: {str(error)[:200]}; quantize again") from None
+
+
+def _tensors(blob: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        return load_tensors(blob)
+    except KeyError as error:
+        raise ValueError(f"graph.safetensors holds elements of type {error}, which NumPy does not have") from None
 
 
 def _text(data: dict[str, Any]) -> str:

@@ -400,7 +400,14 @@ def _quantized_by_program(program: Program, images: npt.NDArray[Any]) -> Int64:
         raise InputError(f"input: shape {images.shape} is not (batch, C, H, W) with (C, H, W) = {expected}")
     if not np.isfinite(images).all():
         raise InputError("input: holds NaN or infinite values; remove them")
-    codes = quantize(images, region.scale, region.zero_point, program.modes.activation, region.precision)
+    codes = quantize(
+        images,
+        region.scale,
+        region.zero_point,
+        program.modes.activation,
+        limits=region.limits,
+        precision=region.precision,
+    )
     return np.moveaxis(codes.reshape(-1, channels, height, width), 1, 3)
 
 

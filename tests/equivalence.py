@@ -73,7 +73,7 @@ def compiled(seed: int, hardware: Hardware) -> Program:
     """A random graph, compiled; the first of the seed's that the machine can run."""
     for attempt in range(1000):
         rng = np.random.default_rng([seed, attempt])
-        maker = random_graph(rng)
+        maker = random_graph(rng, limits=bool(seed % 2))
         dataflow = str(rng.choice(["ws", "os"]))
         array = hardware.array.model_copy(update={"dataflow": dataflow})
         dram = hardware.dram.model_copy(update={"latency_cycles": int(rng.integers(0, 60))})

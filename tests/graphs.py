@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -199,8 +199,42 @@ class GraphMaker:
         )
 
     def codes(self, batch: int) -> np.ndarray:
-        shape = (batch, *self.nodes[0].output.shape)
-        return self.rng.integers(self.activation.minimum, self.activation.maximum + 1, shape)
+        low, high = self.nodes[0].output.limits_in(self.activation)
+        return self.rng.integers(low, high + 1, (batch, *self.nodes[0].output.shape))
+
+    def limit(self) -> None:
+        """Give tensors limits of their own: fewer bits, signed or unsigned, restricted, or any interval."""
+        limits: dict[str, tuple[int, int]] = {}
+        zeros: dict[str, int] = {}
+        for number, node in enumerate(self.nodes):
+            keeps = isinstance(node, MaxPool2d | AvgPool2d | Clip)
+            low, high = limits[node.inputs[0]] if keeps else self._limits()
+            zero = zeros[node.inputs[0]] if keeps else int(np.clip(node.output.zero_point, low, high))
+            limits[node.name], zeros[node.name] = (low, high), zero
+            own: tuple[int, int] | None = (low, high)
+            if own == self.activation.limits and self.rng.random() < 0.5:
+                own = None  # which says the same
+            changes: dict[str, object] = {"output": replace(node.output, zero_point=zero, limits=own)}
+            if isinstance(node, Conv2d | Linear | Add | Clip):
+                relu = node.clip[0] == node.output.zero_point
+                changes["clip"] = (zero, high) if relu else (low, high)
+            if isinstance(node, Table):
+                changes["entries"] = np.clip(node.entries, low, high)
+            self.nodes[number] = replace(node, **changes)
+
+    def _limits(self) -> tuple[int, int]:
+        least, most = self.activation.limits
+        draw = self.rng.random()
+        if draw < 0.3:
+            return least, most
+        if draw < 0.4:
+            return least + 1, most
+        if draw < 0.5:
+            low, high = sorted(int(value) for value in self.rng.integers(least, most + 1, 2))
+            return low, high
+        bits = int(self.rng.integers(1, self.activation.bits + 1))
+        form = IntFormat(bits, signed=self.activation.signed and self.rng.random() < 0.5)
+        return (form.minimum, form.maximum) if form.maximum <= most else (least, most)
 
 
 def random_requantization(rng: np.random.Generator) -> Requantization:
@@ -221,8 +255,11 @@ def random_requantization(rng: np.random.Generator) -> Requantization:
     )
 
 
-def random_graph(rng: np.random.Generator, *, max_channels: int = 7) -> GraphMaker:
-    """A chain with a branch: convolutions of every kind, pools, an addition, tables, a linear end."""
+def random_graph(rng: np.random.Generator, *, max_channels: int = 7, limits: bool = False) -> GraphMaker:
+    """A chain with a branch: convolutions of every kind, pools, an addition, tables, a linear end.
+
+    With `limits`, tensors have codes of their own inside the container, which the output then saturates to.
+    """
     activation = IntFormat(int(rng.choice([4, 8, 8, 8])), signed=bool(rng.random() < 0.7))
     subtracted = bool(rng.random() < 0.4)
     maker = GraphMaker(
@@ -233,6 +270,8 @@ def random_graph(rng: np.random.Generator, *, max_channels: int = 7) -> GraphMak
         bias_at=str(rng.choice(["ppu", "accumulator"])),
         affine_weights=subtracted and bool(rng.random() < 0.5),
     )
+    if limits:
+        maker.requantization = replace(maker.requantization, output_overflow="saturate")
     channels = int(rng.integers(1, max_channels))
     node = maker.input(int(rng.integers(5, 10)), int(rng.integers(5, 10)), channels, maker.zero_point())
 
@@ -270,6 +309,8 @@ def random_graph(rng: np.random.Generator, *, max_channels: int = 7) -> GraphMak
         node = maker.linear(node, int(rng.integers(1, 12)), weight_bits=bits(), width=width())
         if rng.random() < 0.3:
             maker.table(node)
+    if limits:
+        maker.limit()
     return maker
 
 

@@ -209,6 +209,7 @@ class Maker:
             y_step=self.any(-20, 30),
             image_step=self.any(-60, 100),
             dilation_y=self.any(0, 4),
+            activation_bits=lanes % (self.modes.activation_bits + 1),
             weight_bits=self.any(2, 9),
             param=self.any(0, RECORDS),
             **self.window(reach=self.any(1, 3)),

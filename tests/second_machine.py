@@ -31,7 +31,8 @@ _COMPUTE = (
     "2 31 24 z_w [weight_unsigned], 2 23 0 weight_base u, 3 31 24 width u, 3 23 0 acc_base u, 4 31 24 lanes minus_one, "
     "4 23 0 run_bytes count, 5 31 16 x_count count, 5 15 0 y_count count, 6 31 24 r_count count, 6 23 0 x_step s, "
     "7 31 24 s_count count, 7 23 0 y_step s, 8 31 24 images count, 8 23 0 image_step s, 9 31 24 stride_y u, "
-    "9 23 0 r_step s, 10 31 24 dilation_y u, 10 23 0 s_step s, 11 19 16 weight_bits u, 11 15 0 param u, "
+    "9 23 0 r_step s, 10 31 24 dilation_y u, 10 23 0 s_step s, 11 23 20 activation_bits u, "
+    "11 19 16 weight_bits u, 11 15 0 param u, "
     "12 23 0 in_row_bytes u, 13 23 0 x_first s, 14 31 16 y_first s, 14 15 0 in_height u"
 )
 _POST = (

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "frontend": {"numerics", "ir"},
     # Models that other tools quantised: integer graphs from files, requantised as a scheme says.
     "importers": {"numerics", "config", "ir"},
-    "quantization": {"numerics", "config", "ir"},
+    # Bias correction and AdaRound ask what the integer layers before a layer give.
+    "quantization": {"numerics", "config", "ir", "engine"},
     "isa": {"numerics", "config"},
     "timing": {"numerics", "config", "isa"},
     "compiler": {"numerics", "config", "ir", "isa", "timing"},

@@ -127,7 +127,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Words ----------------------------------------------------------------------------------------------------------
 
-COMMANDS = "commands: run, compile, quantize, evaluate, accumulator, compare, simulate, cosim, disasm, vectors, list"
+NAMES = ("run", "compile", "quantize", "evaluate", "accumulator", "compare", "requant-diff", "simulate", "cosim")
+COMMANDS = f"commands: {', '.join(NAMES)}, disasm, vectors, list"
 
 
 @pytest.mark.parametrize(

@@ -242,9 +242,15 @@ def test_list_names_workloads_and_presets(capsys):
         assert name in text
 
 
-@pytest.mark.parametrize("preset", ["affine", "affine_subtracted", "uint8", "power_of_two", "bias_in_accumulator"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        *("affine", "affine_subtracted", "uint8", "power_of_two", "bias_in_accumulator"),
+        *("tflite", "gemmini", "vta", "onnx"),
+    ],
+)
 def test_every_quantisation_preset_is_bit_exact(capsys, preset):
-    workload = "lenet5_bias" if preset == "bias_in_accumulator" else "lenet5_digits"
+    workload = "lenet5_bias" if preset in ("bias_in_accumulator", "gemmini") else "lenet5_digits"
     assert main(["run", workload, "--data", "digits", "--quantization", preset, "--images", "3"]) == 0
     assert "bit_exact: true (3 images" in capsys.readouterr().out
 
@@ -309,6 +315,106 @@ def test_compare_with_itself_is_equal_and_with_floor_is_not(capsys, graph_direct
     lines = capsys.readouterr().out.splitlines()[2:]
     assert lines[0].endswith("equal")
     assert all(int(line.split()[2].replace(",", "")) > 0 for line in lines[1:])
+
+
+def test_requant_diff_names_every_difference_of_a_network(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    words = ["requant-diff", "int8", "int8", "--set-b", "requantization.rounding=floor", "--samples", "640"]
+    network = ["--workload", "lenet5_digits", "--images", "12", "--threads", "1"]
+    assert main([*words, *network, "--json", str(path)]) == 0
+    text = capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert (found["format"], found["version"]) == ("accelsim-requantization-difference", 1)
+    assert found["b"]["set"] == ["requantization.rounding=floor"]
+    assert found["b"]["requantization"]["rounding"] == "floor"
+    ran = found["network"]
+    assert (ran["compared"], ran["quantization"], ran["data"], ran["images"]) == (
+        "requantization", "int8", "digits test", 12,
+    )  # fmt: skip
+    assert [layer["node"] for layer in ran["layers"]] == ["c1", "s2", "c3", "s4", "c5", "f6", "output"]
+    for layer in ran["layers"]:
+        # Floor is at most one below, and a max pool rounds nothing.
+        assert set(layer["same_inputs"]["steps"]) == (set() if layer["op"] == "max_pool2d" else {"-1"})
+    assert "B  int8 with requantization.rounding=floor: fixed_point, floor, 32-bit multiplier" in text
+    assert "quantised once under int8; requantisation exchanged, multipliers from M" in text
+    assert re.search(r"^accuracy     A 100\.00 %, B 100\.00 %; right in A alone 0, in B alone 0$", text, re.MULTILINE)
+    assert main([*words, "--json", str(path)]) == 0
+    assert json.loads(path.read_text()) == {**found, "network": None}  # without a workload, the same sweep
+
+
+def test_requant_diff_of_two_schemes_is_end_to_end_or_on_a_common_graph(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    network = ["--workload", "lenet5_digits", "--images", "4", "--threads", "1"]
+    assert main(["requant-diff", "gemmini", "uint8", *network, "--json", str(path)]) == 0
+    assert "two schemes, which differ in activation.signed, activation.symmetric, weight" in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert found["sweep"] is None  # int8 and uint8 have no last place in common
+    assert (found["network"]["compared"], found["network"]["quantization"]) == ("schemes", None)
+    assert found["network"]["differing_keys"] == [
+        "activation.signed", "activation.symmetric", "weight.granularity", "zero_points", "bias_at",
+    ]  # fmt: skip
+    assert all(layer["same_inputs"] is layer["end_to_end"] is None for layer in found["network"]["layers"])
+    assert found["network"]["classification"]["accuracy"]["b"] == 1
+    assert main(["requant-diff", "gemmini", "nvdla", *network, "--quantization", "int8_per_tensor"]) == 0
+    assert "quantised once under int8_per_tensor; requantisation exchanged" in capsys.readouterr().out
+
+
+def test_requant_diff_takes_a_graph_as_it_is(capsys, tmp_path, graph_directory):
+    path = tmp_path / "out.json"
+    words = ["requant-diff", "int8", "tflite", "--workload", str(graph_directory), "--data", "digits", "--images", "2"]
+    assert main([*words, "--samples", "64", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())["network"]
+    capsys.readouterr()
+    assert (found["compared"], found["quantization"], found["differing_keys"]) == ("requantization", None, [])
+    assert refused(capsys, *words, "--quantization", "int8") == (
+        f"--quantization: {graph_directory} is a graph directory, quantised already; leave --quantization out"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["int8", "int8", "--samples", "0"], "--samples 0: must be at least 1"),
+        (["int8", "int8", "--samples", "10000001"], "--samples 10000001: must be at most 10000000"),
+        (["int8", "int8", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["int8", "int8", "--threads", "0"], "--threads 0: must be at least 1"),
+        (
+            ["int8", "int8", "--images", "5"],
+            "--images: without --workload there is no network to run; name one; leave --images out",
+        ),
+        (
+            ["int8", "uint8"],
+            "int8 and uint8: results are int8 and uint8, which have no last place in common; compare their accuracy "
+            "with --workload",
+        ),
+        (
+            ["int8", "int8", "--set-b", "requantization.round=floor"],
+            "--set-b requantization.round=floor: unknown key 'requantization.round'; did you mean 'rounding'?",
+        ),
+        (
+            ["int8", "int8", "--set-a", "requantization.guard_bits=3"],
+            "int8 [requantization]: guard_bits needs order = 'shift_first'; multiply_first keeps every bit anyway",
+        ),
+        (
+            ["int8", "int8", "--workload", "lenet5_digits", "--quantization-set", "weight.bits=4"],
+            "--quantization-set: overrides keys of --quantization, which is not given; leave --quantization-set out",
+        ),
+        (
+            ["int8", "vta", "--workload", "lenet5_digits", "--quantization", "int8", "--samples", "64"],
+            None,
+        ),
+    ],
+)
+def test_requant_diff_refuses_what_it_cannot_compare(capsys, arguments, line):
+    found = refused(capsys, "requant-diff", *arguments)
+    if line is None:
+        assert re.fullmatch(
+            r"lenet5_digits: node c1: power_of_two: multiplier M = [0-9.e-]+ is not a power of two; quantise under a "
+            r"scheme with power-of-two scales \(--quantization\)",
+            found,
+        )
+    else:
+        assert found == line
 
 
 def test_dumped_tensors_are_those_of_the_report_and_the_manifest_says_what_they_are(tmp_path, graph_directory):

@@ -398,13 +398,15 @@ def test_an_empty_file_is_symmetric_int8_per_channel(file):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("[activation]\nbits = 1", " [activation]: bits = 1 must be at least 2"),
+        ("[activation]\nbits = 1", ": activation.bits = 1 must be at least 2, because a sign alone has no scale; "
+         "use 2, or fixed point with activation.fraction_bits"),
         ("[activation]\nbits = 9", " [activation]: bits = 9 must be at most 8"),
         ("[activation]\nbits = '8'", f" [activation]: bits = '8' {INTEGER}"),
         ("[activation]\nsigned = 1", " [activation]: signed = 1 must be true or false, written without quotes"),
         ("[activation]\nsymmetric = 'no'",
          " [activation]: symmetric = 'no' must be true or false, written without quotes"),
-        ("[weight]\nbits = 1", " [weight]: bits = 1 must be at least 2"),
+        ("[weight]\nbits = 1", ": weight.bits = 1 must be at least 2, because a sign alone has no scale; use 2, or "
+         "fixed point with weight.fraction_bits"),
         ("[weight]\nbits = 9", " [weight]: bits = 9 must be at most 8"),
         ("[weight]\nfull_range = 0", " [weight]: full_range = 0 must be true or false, written without quotes"),
         ("[weight]\nsymmetric = 0", " [weight]: symmetric = 0 must be true or false, written without quotes"),
@@ -424,6 +426,13 @@ def test_an_empty_file_is_symmetric_int8_per_channel(file):
          "'shift_first'; choose one of them"),
         ("[requantization]\noutput_overflow = 'x'", " [requantization]: output_overflow = 'x' is not one of "
          "'saturate' or 'wrap'; choose one of them"),
+        ("[requantization]\nmultiplier_arithmetic = 'x'", " [requantization]: multiplier_arithmetic = 'x' is not one "
+         "of 'float64' or 'float32'; choose one of them"),
+        ("[requantization]\nmultiplier_arithmetic = 'float32'", ": requantization.multiplier_arithmetic = 'float32' "
+         "needs scale_format = 'float32', because products of float32 take float32 factors; set scale_format = "
+         "'float32'"),
+        ("scale_format = 'float16'", ": scale_format = 'float16' is not one of 'float64' or 'float32'; "
+         "choose one of them"),
         ("zero_points = 'x'", ": zero_points = 'x' is not one of 'folded' or 'subtracted'; choose one of them"),
         ("bias_at = 1", ": bias_at = 1 is not one of 'ppu' or 'accumulator'; choose one of them"),
         ("weight = 2", ": weight = 2 must be a table of keys"),

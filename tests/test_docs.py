@@ -221,7 +221,7 @@ def test_keys_of_graph_json_are_those_of_the_page(outcome, tmp_path):
     data = json.loads((tmp_path / "graph.json").read_text())
     assert keys("key of graph.json") == set(data)
     tensors = load_file(tmp_path / "graph.safetensors")
-    common = {"name", "op", "inputs", "source", "shape", "scale", "zero_point"}
+    common = {"name", "op", "inputs", "source", "shape", "scale", "zero_point", "limits"}
     said = {row[0].strip("`"): (row[1], row[2]) for row in table("`op`")}
     assert set(said) == set(OP_NAMES.values()) == {node["op"] for node in data["nodes"]} | {"quantize", "dequantize"}
     save_graph(host_graph(), tmp_path)
@@ -275,3 +275,18 @@ def test_studies_and_evaluations_have_the_documented_keys(tmp_path):
     found = json.loads(report.read_text())
     fixed = {"format", "version", "workload", "data", "hardware"}
     assert found.keys() - fixed == keys("key of an evaluation") - {"agree"}
+
+
+def test_comparisons_of_requantisations_have_the_documented_keys(tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "out.json"
+    words = ["requant-diff", "int8", "coursework", "--samples", "64", "--json", str(path)]
+    assert main([*words, "--workload", "lenet5_digits", "--images", "2", "--quantization", "int8"]) == 0
+    found = json.loads(path.read_text())
+    assert found.keys() == {"format", "version"} | keys("key of a comparison")
+    assert found["sweep"].keys() == keys("key of a sweep")
+    assert found["network"].keys() == keys("key of a network")
+    (family, *_), (layer, *_) = found["sweep"]["families"], found["network"]["layers"]
+    written = {*found["a"], *family, *family["error"]["a"], *family["examples"][0], *layer, *layer["same_inputs"]}
+    written |= {*found["network"]["classification"], *found["network"]["classification"]["accuracy"]}
+    assert written <= set(re.findall(r"`(\w+)`", FORMATS[FORMATS.index("## 10 ") :]))

@@ -149,8 +149,8 @@ def test_messages_of_an_altered_graph_say_which_file_and_what_to_do(tmp_path, sa
     assert refusal(load_graph, folder) == (
         f"{folder}/graph.safetensors: does not match the digest in graph.json; the file was altered, quantize again"
     )
-    write(folder, text.replace(b'"version": 1', b'"version": 2'), tensors)
-    assert refusal(load_graph, folder) == f"{folder}/graph.json: graph version 2 is not 1; quantize the workload again"
+    write(folder, text.replace(b'"version": 2', b'"version": 1'), tensors)
+    assert refusal(load_graph, folder) == f"{folder}/graph.json: graph version 1 is not 2; quantize the workload again"
     write(folder, text.replace(b"accelsim-graph", b"accelsim-other"), tensors)
     kind = f"{folder}/graph.json: is not an accelsim graph (format 'accelsim-graph'); quantize the workload again"
     assert refusal(load_graph, folder) == kind

@@ -71,6 +71,7 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
             scale=source.scale,
             zero_point=source.zero_point,
             precision=graph.input.precision,
+            limits=source.limits,
         ),
         output=TensorRegion(
             node=graph.output,
@@ -80,6 +81,7 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
             layout="columns" if swapped else "nhwc",
             scale=result.scale,
             zero_point=result.zero_point,
+            limits=result.limits,
             output_shape=graph.output_shape,
         ),
         layers=tuple(_layer(graph, operation, batch) for operation in operations),

@@ -28,7 +28,7 @@ def emit_elementwise(
     reduce = {MaxPool2d: Reduce.MAX, AvgPool2d: Reduce.SUM}.get(type(head), Reduce.NONE)
     # A table keeps no zero point of its own: the value that indexes it is the source's code.
     zero_point = source.tensor.zero_point if isinstance(head, Table) else head.output.zero_point
-    low, high = head.clip if isinstance(head, Add | Clip) else emitter.graph.activation.limits
+    low, high = head.clip if isinstance(head, Add | Clip) else source.tensor.limits_in(emitter.graph.activation)
     top, _, left, _ = padding
     channels = source.tensor.channels
     for image, count in spans(images, MAX_IMAGES):

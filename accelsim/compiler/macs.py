@@ -27,7 +27,7 @@ from accelsim.compiler.tiling import (
 )
 from accelsim.config import RECORD_BYTES
 from accelsim.errors import InputError
-from accelsim.ir import Conv2d, Mac
+from accelsim.ir import Conv2d, IntegerGraph, Mac, bits_for
 from accelsim.isa import Compute, Memory, Piece, Post, Reduce, Source, Start, pack_records, pack_rows
 
 Int64 = npt.NDArray[np.int64]
@@ -247,6 +247,7 @@ def _compute(
         "z_x": tensor.zero_point,
         "z_w": mac.weight_zero_point,
         "weight_base": weight_base,
+        "activation_bits": _counted_bits(job.emitter.graph, mac),
         "weight_bits": mac.weight_bits,
         "width": width,
         "acc_base": acc_base,
@@ -340,3 +341,10 @@ def _post(job: Job, block: Block, rectangle: Rectangle, acc_base: int, param: in
             dst_image_step=tensor.size,
         )
     )
+
+
+def _counted_bits(graph: IntegerGraph, mac: Mac) -> int:
+    """Bits of the codes that a layer reads, where its input's limits need fewer than the container has, else 0."""
+    low, high = graph.limits_of(mac.inputs[0])
+    bits = max(1, high.bit_length()) if low >= 0 else bits_for(low, high)
+    return bits if bits < graph.activation.bits else 0

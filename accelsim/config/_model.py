@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -79,9 +79,24 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section], option:
             if not isinstance(inner, dict):
                 raise InputError(f"{option} {assignment}: {part!r} holds a value, not keys")
             if get_origin(annotation) is dict:  # the user's own keys, such as names of layers, which may hold dots
-                inner[".".join(path[depth + 1 :])] = value
+                _set_user_key(inner, path[depth + 1 :], value, get_args(annotation)[1], f"{option} {assignment}")
                 return
             here = inner
+
+
+def _set_user_key(data: dict[str, Any], path: list[str], value: Any, kind: Any, said: str) -> None:
+    """Set ``name = value``, or where values are sections ``name.key = value``; a name may hold dots."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        data[".".join(path)] = value
+        return
+    *name, key = path
+    if not name or key not in kind.model_fields:
+        hint = did_you_mean(key, kind.model_fields) or f"; known here: {', '.join(kind.model_fields)}"
+        raise InputError(f"{said}: must end in a name and a key{hint}")
+    inner = data.setdefault(".".join(name), {})
+    if not isinstance(inner, dict):
+        raise InputError(f"{said}: {'.'.join(name)!r} holds a value, not keys")
+    inner[key] = value
 
 
 def _first_line(model: type[Section], error: ValidationError, source: str) -> str:
@@ -142,6 +157,9 @@ def _split(location: tuple[int | str, ...]) -> tuple[list[str], str]:
 def _keys_at(model: type[BaseModel], section: Iterable[str]) -> list[str]:
     kind: Any = model
     for part in section:
+        if get_origin(kind) is dict:  # the user's own names
+            kind = get_args(kind)[1]
+            continue
         field = kind.model_fields.get(part) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         kind = field.annotation if field else None
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

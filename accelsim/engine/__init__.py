@@ -1,6 +1,6 @@
 """The fast functional engine: integer graphs over whole data sets, every bit as on the machine, without a clock."""
 
-from accelsim.engine.evaluation import MEMORY_BYTES, Codes, execute
+from accelsim.engine.evaluation import MEMORY_BYTES, Codes, execute, execute_apart
 from accelsim.engine.scenarios import Scenario, ScenarioOutcome, exact_arithmetic, execute_scenarios, uniform
 from accelsim.engine.telemetry import Telemetry, Watched, watch
 from accelsim.engine.witness import Witness, first_overflow
@@ -15,6 +15,7 @@ __all__ = [
     "Witness",
     "exact_arithmetic",
     "execute",
+    "execute_apart",
     "execute_scenarios",
     "first_overflow",
     "uniform",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -77,6 +77,44 @@ def execute(
     return found
 
 
+def execute_apart(
+    graph: IntegerGraph,
+    tensors: Mapping[str, npt.NDArray[np.integer[Any]]],
+    arithmetic: Arithmetic,
+    *,
+    threads: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> dict[str, Codes]:
+    """Evaluate every node on tensors given for its inputs, whatever the graph itself would feed it.
+
+    Args:
+        tensors: codes (N, H, W, C) inside the activation format, by name, of every node that another one reads.
+        arithmetic, threads, memory_bytes: as in `execute`.
+    Returns:
+        int16 (N, H, W, C) of every node but the input.
+    Raises:
+        InputError: as in `execute`.
+    """
+    check_codes(graph, tensors[graph.input.name])
+    layers = {
+        node.name: (Layer(graph, node, arithmetic), arithmetic.at_width(node.accumulator_width_bits))
+        for node in graph.nodes
+        if isinstance(node, Mac)
+    }
+    count = len(tensors[graph.input.name])
+    nodes = graph.nodes[1:]
+    found = {node.name: np.empty((count, *node.output.shape), dtype=np.int16) for node in nodes}
+
+    def one(images: slice) -> None:
+        lanes = {name: to_lanes(tensors[name][images]) for name in last_uses(graph)}
+        for node in nodes:
+            sources = [lanes[name] for name in node.inputs]
+            found[node.name][images] = np.moveaxis(run_node(graph, node, sources[0], sources, layers), 3, 0)
+
+    over_slices(one, count, slice_images(graph, threads, memory_bytes), threads)
+    return found
+
+
 def run_nodes(
     graph: IntegerGraph, codes: Lanes, layers: dict[str, tuple[Layer, Arithmetic]], wanted: Sequence[str]
 ) -> dict[str, Lanes]:
@@ -114,7 +152,7 @@ def named(node: str) -> Iterator[None]:
 
 def check_codes(graph: IntegerGraph, codes: npt.NDArray[np.integer[Any]]) -> None:
     """Refuse codes that are no input of the graph."""
-    tensor, form = graph.input.output, graph.activation
+    tensor, (low, high) = graph.input.output, graph.limits_of(graph.input.name)
     if codes.ndim != 4 or codes.shape[1:] != tensor.shape or not len(codes):
         raise InputError(
             f"input: shape {codes.shape} is not (N, H, W, C) with (H, W, C) = {tensor.shape} and N of at least 1"
@@ -123,8 +161,8 @@ def check_codes(graph: IntegerGraph, codes: npt.NDArray[np.integer[Any]]) -> Non
         if codes.dtype != np.float32 or not np.isfinite(codes).all():
             raise InputError("input: must be finite float32 numbers")
         return
-    if codes.dtype.kind not in "iu" or codes.min() < form.minimum or codes.max() > form.maximum:
-        raise InputError(f"input: codes must be integers in {form.minimum}..{form.maximum}")
+    if codes.dtype.kind not in "iu" or codes.min() < low or codes.max() > high:
+        raise InputError(f"input: codes must be integers in {low}..{high}")
 
 
 def to_lanes(codes: npt.NDArray[Any], kind: Kind = "codes") -> Lanes:

@@ -85,7 +85,8 @@ def apply(graph: IntegerGraph, node: Node, sources: list[Lanes]) -> Lanes:
             if node.count_include_pad:
                 count[:] = node.kernel[0] * node.kernel[1]
             mean = divide_rounded(total, np.maximum(count, 1), how.pool_rounding)
-            return to_output(mean, zero_points[0], form.limits, form, how.output_overflow).astype(np.int16)
+            limits = graph.limits_of(node.name)
+            return to_output(mean, zero_points[0], limits, form, how.output_overflow).astype(np.int16)
         case Add() if node.rounding == "sum":
             zeros = (zero_points[0], zero_points[1], node.output.zero_point)
             single = [multiplier.m0.astype(np.int32).view(np.float32)[0] for multiplier in node.multipliers]
@@ -104,7 +105,7 @@ def apply(graph: IntegerGraph, node: Node, sources: list[Lanes]) -> Lanes:
             return node.entries.astype(np.int16)[sources[0] - np.int16(form.minimum)]
         case Quantize():
             rounded = np.rint(sources[0] / node.scales[:, None]) + node.zero_points[:, None].astype(np.float64)
-            return np.clip(rounded, form.minimum, form.maximum).astype(np.int16)
+            return np.clip(rounded, *graph.limits_of(node.name)).astype(np.int16)
         case Dequantize():
             steps = sources[0].astype(np.int64) - node.zero_points[:, None]
             real: Any = steps.astype(np.float32) * node.scales[:, None]

@@ -6,7 +6,14 @@ import dataclasses
 
 import numpy as np
 
-from accelsim.ir.float_graph import FloatArray, FloatBatchNorm2d, FloatConv2d, FloatGraph, FloatNode
+from accelsim.ir.float_graph import (
+    ChannelStatistics,
+    FloatArray,
+    FloatBatchNorm2d,
+    FloatConv2d,
+    FloatGraph,
+    FloatNode,
+)
 
 
 def fold_batch_norm(graph: FloatGraph) -> FloatGraph:
@@ -16,6 +23,9 @@ def fold_batch_norm(graph: FloatGraph) -> FloatGraph:
     convolution that nothing else reads, the convolution takes weight * k and (bias - mean) * k + beta and keeps its
     name. Any other batch norm (after a pool, a sum, a convolution with several users) becomes a depthwise 1x1
     convolution of weight k and bias beta - mean * k under its own name, so no network is refused for it.
+
+    The convolution keeps what the batch norm says of its output: mean beta and standard deviation
+    |gamma| * sqrt(variance / (variance + eps)) of each channel (`ChannelStatistics`), for data-free quantisation.
 
     All in float64; a chain of batch norms folds into one convolution. A graph without batch norms is returned as is.
     Source: Jacob et al. 2018 (arXiv 1712.05877), section 3.2.
@@ -49,6 +59,7 @@ def _folded(conv: FloatConv2d, norm: FloatBatchNorm2d, scale: FloatArray) -> Flo
         conv,
         weight=conv.weight * scale[:, None, None, None],
         bias=(bias - norm.mean) * scale + norm.beta,
+        statistics=_statistics(norm, scale),
     )
 
 
@@ -64,4 +75,11 @@ def _depthwise(norm: FloatBatchNorm2d, inputs: tuple[str, ...], scale: FloatArra
         padding=(0, 0, 0, 0),
         dilation=(1, 1),
         groups=norm.gamma.size,
+        statistics=_statistics(norm, scale),
     )
+
+
+def _statistics(norm: FloatBatchNorm2d, scale: FloatArray) -> ChannelStatistics:
+    """Of the output, supposing that the inputs are distributed as in training."""
+    with np.errstate(invalid="ignore"):
+        return ChannelStatistics(norm.beta, np.abs(scale) * np.sqrt(norm.variance))

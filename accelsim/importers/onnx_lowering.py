@@ -68,9 +68,10 @@ class Lowering:
         batched: whether dimension 0 is the batch. It is not where a constant MatMul operand varies along it.
     """
 
-    def __init__(self, file: OnnxFile, how: Requantization, *, signed: bool):
+    def __init__(self, file: OnnxFile, how: Requantization, *, single: bool, signed: bool):
         self.file = file
         self.how = how
+        self.single = single
         self.form = IntFormat(8, signed=signed)
         self.nodes: dict[str, Node] = {}
         self.values: dict[str, Value] = dict(file.constants)
@@ -298,8 +299,8 @@ class Lowering:
         return Multiplier(m0=table[:, 0].copy(), shift=table[:, 1].copy(), real=spread.copy())
 
     def _ratio(self, first: Any, second: Float32, by: np.float32) -> npt.NDArray[Any]:
-        """first * second / by: in float32, left to right, where requantisation is; else in float64."""
-        kind: Any = np.float32 if self.how.scheme is Scheme.FLOAT32 else np.float64
+        """first * second / by: in float32, left to right, where the scheme forms M so; else in float64."""
+        kind: Any = np.float32 if self.single else np.float64
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return np.asarray(kind(first) * second.astype(kind) / kind(by))
 
@@ -684,7 +685,7 @@ class Lowering:
             if count > 1 << 15:
                 raise self.refuse(f"a window of {count} is larger than the {1 << 15} supported")
             self._charge(8 * channels * count)
-            kind = np.float32 if self.how.scheme is Scheme.FLOAT32 else np.float64
+            kind = np.float32 if self.single else np.float64
             real = np.atleast_1d(kind(x.scale.scale) / (kind(scale.scale) * kind(count)))
             name = self._emit(
                 Conv2d,

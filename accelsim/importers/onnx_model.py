@@ -119,11 +119,12 @@ def import_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Imp
     if scheme is not None:
         _check_settled(file, scheme)
     how = ONNX_REQUANTIZATION if scheme is None else scheme.requantization.numerics()
+    single = scheme is None or scheme.requantization.multiplier_arithmetic == "float32"
     try:
-        lowering = Lowering(file, how, signed=True)
+        lowering = Lowering(file, how, single=single, signed=True)
         lowering.run()
         if lowering.activation_dtypes == {UINT8}:  # a graph of uint8 codes: no code is moved
-            lowering = Lowering(file, how, signed=False)
+            lowering = Lowering(file, how, single=single, signed=False)
             lowering.run()
     except RecursionError:
         raise InputError(f"{file.path}: is nested too deeply; simplify it") from None

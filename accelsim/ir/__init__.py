@@ -2,6 +2,7 @@
 
 from accelsim.ir.bounds import WidthBounds, bits_for, proved_overflow_free, width_bounds
 from accelsim.ir.float_graph import (
+    ChannelStatistics,
     FloatActivation,
     FloatAdd,
     FloatAvgPool2d,
@@ -47,6 +48,7 @@ __all__ = [
     "OP_NAMES",
     "Add",
     "AvgPool2d",
+    "ChannelStatistics",
     "Clip",
     "Conv2d",
     "Dequantize",

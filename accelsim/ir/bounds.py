@@ -15,7 +15,8 @@ class WidthBounds(NamedTuple):
 
     Attributes:
         l1: by the stored weights: largest l1 norm of an output channel times the largest activation code.
-        type: by the operands' formats alone: K times the largest weight times the largest activation code.
+        type: by the operands' formats alone: K times the largest weight times the largest activation code. The input's
+            format is its tensor's limits.
     """
 
     l1: int
@@ -38,7 +39,7 @@ def width_bounds(graph: IntegerGraph, node: Mac) -> WidthBounds:
     """
     subtracted = graph.zero_points == "subtracted"
     zero_x, zero_w = (graph.by_name[node.inputs[0]].output.zero_point, node.weight_zero_point) if subtracted else (0, 0)
-    x = max(abs(limit - zero_x) for limit in graph.activation.limits)
+    x = max(abs(limit - zero_x) for limit in graph.limits_of(node.inputs[0]))
     w = max(abs(limit - zero_w) for limit in IntFormat(node.weight_bits).limits)
     k = node.weight[0].size
     bias = int(np.abs(node.bias).max()) if graph.bias_at == "accumulator" else 0

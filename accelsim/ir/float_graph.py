@@ -41,9 +41,20 @@ class FloatInput(FloatNode):
     """The network's input."""
 
 
+@dataclass(frozen=True, eq=False)
+class ChannelStatistics:
+    """What a batch norm says of its output, before any ReLU: mean and standard deviation by channel, float64 (N,)."""
+
+    mean: FloatArray
+    deviation: FloatArray
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloatConv2d(FloatNode):
-    """Convolution. weight (N, C/groups, R, S); bias (N,) or None; padding (top, bottom, left, right)."""
+    """Convolution. weight (N, C/groups, R, S); bias (N,) or None; padding (top, bottom, left, right).
+
+    `statistics` are those of the output where a batch norm was folded in; no result depends on them.
+    """
 
     weight: FloatArray
     bias: FloatArray | None
@@ -51,14 +62,16 @@ class FloatConv2d(FloatNode):
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
     groups: int
+    statistics: ChannelStatistics | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloatLinear(FloatNode):
-    """Matrix product with the last axis. weight (N, K); bias (N,) or None."""
+    """Matrix product with the last axis. weight (N, K); bias (N,) or None; `statistics` as of a convolution."""
 
     weight: FloatArray
     bias: FloatArray | None
+    statistics: ChannelStatistics | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

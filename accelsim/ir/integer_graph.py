@@ -31,9 +31,10 @@ Int64Array = npt.NDArray[np.int64]
 class TensorType:
     """Shape (height, width, channels) without the batch, scale S > 0 and zero point Z of an activation tensor.
 
-    Attributes:
-        kind: what its elements are: "codes" of the activation format; or, in a tensor that only the host holds,
-            "int32" sums or "float32" reals, whose scale is 1 and zero point 0.
+    `limits`, both inclusive, hold every code of the tensor; None stands for those of the graph's container format. So
+    4-bit, unsigned 4-bit and restricted -127..127 tensors live in one int8 graph. Z, which padding feeds, lies inside.
+    `kind` is what the elements are: codes; or, in a tensor that only the host holds, int32 sums or float32 reals, whose
+    scale is 1 and zero point 0.
     """
 
     height: int
@@ -41,6 +42,7 @@ class TensorType:
     channels: int
     scale: float
     zero_point: int = 0
+    limits: tuple[int, int] | None = None
     kind: Kind = "codes"
 
     @property
@@ -52,6 +54,10 @@ class TensorType:
     def size(self) -> int:
         """Elements, one byte each whatever their bits."""
         return self.height * self.width * self.channels
+
+    def limits_in(self, container: IntFormat) -> tuple[int, int]:
+        """(smallest, largest) code, in a graph of this container format."""
+        return container.limits if self.limits is None else self.limits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +110,7 @@ class Mac(Node):
         weight_zero_point: Z_w; 0 where zero points are folded.
         bias: int64 (N,), in units of S_x * S_w, with -Z_x * sum(w) folded in where zero points are folded.
         multiplier: M = S_x * S_w / S_y per output channel.
-        clip: the activation's limits inside the format (ReLU: Z_y below).
+        clip: the activation's limits inside the output's (ReLU: Z_y below).
         accumulator_width_bits: narrower accumulator for this layer, or None for the hardware's.
 
     With an output of kind "int32" (ONNX ConvInteger, MatMulInteger) the result is the sum itself, bias included,
@@ -152,7 +158,7 @@ class Linear(Mac):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaxPool2d(Node):
-    """Largest q of a window; padding takes no part. Keeps S and Z."""
+    """Largest q of a window; padding takes no part. Keeps S, Z and limits."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -161,7 +167,10 @@ class MaxPool2d(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AvgPool2d(Node):
-    """Z + round(sum(q - Z) / count), an exact division; keeps S and Z. count: the window, or its positions inside."""
+    """Z + round(sum(q - Z) / count), an exact division; count: the window, or its positions inside.
+
+    Keeps S, Z and limits: a mean lies between its values.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -185,14 +194,17 @@ class Add(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip(Node):
-    """clamp(q) to limits; keeps S and Z: a ReLU that could not be made part of the operation before it."""
+    """clamp(q); keeps S, Z and limits: a ReLU that could not be made part of the operation before it."""
 
     clip: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Node):
-    """entries[q - minimum of the format]; `function` names what it tabulates. entries: int64 (2**bits,)."""
+    """entries[q - minimum of the container]; `function` names what it tabulates. entries: int64 (2**bits,).
+
+    Every entry lies inside the output's limits, those for codes outside the input's limits included.
+    """
 
     entries: Int64Array
     function: str
@@ -247,7 +259,8 @@ class IntegerGraph:
         nodes: the first is the `Input`.
         output: name of the node whose tensor is the result.
         output_shape: shape of the result in PyTorch, without the batch; see `to_pytorch`.
-        activation: format of every activation tensor.
+        activation: container format of every activation tensor: what lanes, memories and tables hold. A tensor's own
+            codes may have narrower `TensorType.limits`.
         requantization: scheme of every multiplier.
         zero_points: "folded" sums raw q_x * q_w; "subtracted" takes Z_x and Z_w off at the array's edge.
         bias_at: where biases are added: "ppu", or "accumulator" as the start value, clamped like any value.
@@ -277,6 +290,10 @@ class IntegerGraph:
     def users(self, name: str) -> list[Node]:
         """Nodes that read the output of `name`."""
         return [node for node in self.nodes if name in node.inputs]
+
+    def limits_of(self, name: str) -> tuple[int, int]:
+        """(smallest, largest) code of a node's output: its own limits, or the container's."""
+        return self.by_name[name].output.limits_in(self.activation)
 
     def to_pytorch(self, tensor: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Reorder an output (batch, H, W, C) to PyTorch's (batch, *output_shape)."""
@@ -312,7 +329,7 @@ def mac_chunks(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> list[r
 
 def largest_sum(graph: IntegerGraph, node: Mac) -> int:
     """A magnitude no partial sum of products of a layer can exceed, whatever the input: the weights' l1 bound."""
-    low, high = graph.activation.limits
+    low, high = graph.limits_of(node.inputs[0])
     subtract = graph.zero_points == "subtracted"
     zero = graph.by_name[node.inputs[0]].output.zero_point if subtract else 0
     weight = node.weight - node.weight_zero_point if subtract else node.weight
@@ -347,6 +364,7 @@ def check_integer_graph(graph: IntegerGraph) -> None:
             raise InputError(f"{where}: has {len(node.inputs)} inputs; {arity} are needed")
         _check_tensor(node.output, graph.activation, where)
         _check_kinds(graph, node, where)
+        _check_overflow(graph, node, where)
         _check_node(graph, node, [graph.by_name[name].output for name in node.inputs], where)
         seen.add(node.name)
     if graph.output not in seen:
@@ -364,8 +382,24 @@ def _check_tensor(tensor: TensorType, form: IntFormat, where: str) -> None:
         raise InputError(f"{where}: kind = {tensor.kind!r} is not one of {', '.join(get_args(Kind))}")
     if tensor.kind != "codes" and (tensor.scale, tensor.zero_point) != (1.0, 0):
         raise InputError(f"{where}: a tensor of kind {tensor.kind!r} has scale 1 and zero point 0")
-    if tensor.kind == "codes" and not form.minimum <= tensor.zero_point <= form.maximum:
-        raise InputError(f"{where}: zero_point = {tensor.zero_point} is outside {form.minimum}..{form.maximum}")
+    if tensor.kind != "codes" and tensor.limits is not None:
+        raise InputError(f"{where}: a tensor of kind {tensor.kind!r} has no limits")
+    low, high = tensor.limits_in(form)
+    if not form.minimum <= low <= high <= form.maximum:
+        raise InputError(
+            f"{where}: limits {tensor.limits} must lie in {form.minimum}..{form.maximum}, the container's, low to high"
+        )
+    if tensor.kind == "codes" and not low <= tensor.zero_point <= high:
+        raise InputError(f"{where}: zero_point = {tensor.zero_point} is outside {low}..{high}")
+
+
+def _check_overflow(graph: IntegerGraph, node: Node, where: str) -> None:
+    """A wrapping output keeps the low bits of the container, and nothing narrower."""
+    if graph.requantization.output_overflow == "wrap" and graph.limits_of(node.name) != graph.activation.limits:
+        raise InputError(
+            f"{where}: limits {node.output.limits} need output_overflow = 'saturate', because wrapping keeps the low "
+            f"{graph.activation.bits} bits of the container; saturate, or give every tensor the container's format"
+        )
 
 
 _READS: dict[type[Node], tuple[Kind, ...]] = {Quantize: ("float32",), Dequantize: ("codes", "int32")}
@@ -428,12 +462,13 @@ def refuse_host_operators(graph: IntegerGraph, what: str) -> None:
 
 def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where: str) -> None:
     form = graph.activation
+    smallest, largest = graph.limits_of(node.name)
     if isinstance(node, Mac | Add | Clip):
         low, high = node.clip
         if node.output.kind == "int32":
-            form = IntFormat(32)
-        if not form.minimum <= low <= high <= form.maximum:
-            raise InputError(f"{where}: clip {node.clip} must lie in {form.minimum}..{form.maximum}, low to high")
+            smallest, largest = IntFormat(32).limits
+        if not smallest <= low <= high <= largest:
+            raise InputError(f"{where}: clip {node.clip} must lie in {smallest}..{largest}, low to high")
     match node:
         case Mac():
             _check_mac(graph, node, inputs[0], where)
@@ -441,7 +476,7 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
             _check_window(node.kernel, node.stride, node.padding, where)
             shape = (*window_shape(inputs[0], node.kernel, node.stride, node.padding, (1, 1)), inputs[0].channels)
             _need_shape(node, shape, where)
-            _need_same_scale(node, inputs[0], where)
+            _need_same_codes(graph, node, inputs[0], where)
             if max(node.padding[:2]) >= node.kernel[0] or max(node.padding[2:]) >= node.kernel[1]:
                 raise InputError(f"{where}: padding {node.padding} must be smaller than the window {node.kernel}")
         case Add():
@@ -454,11 +489,11 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
         case Clip() | Table():
             _need_shape(node, inputs[0].shape, where)
             if isinstance(node, Clip):
-                _need_same_scale(node, inputs[0], where)
+                _need_same_codes(graph, node, inputs[0], where)
             elif node.entries.shape != (1 << form.bits,):
                 raise InputError(f"{where}: a table has {1 << form.bits} entries, not {node.entries.shape}")
-            elif node.entries.min() < form.minimum or node.entries.max() > form.maximum:
-                raise InputError(f"{where}: a table entry is outside {form.minimum}..{form.maximum}")
+            elif node.entries.min() < smallest or node.entries.max() > largest:
+                raise InputError(f"{where}: a table entry is outside {smallest}..{largest}")
         case Quantize() | Dequantize():
             _need_shape(node, inputs[0].shape, where)
             _check_scaled(graph, node, where)
@@ -572,9 +607,11 @@ def _need_shape(node: Node, shape: tuple[int, ...], where: str) -> None:
         raise InputError(f"{where}: output shape {node.output.shape} does not follow from its input; expected {shape}")
 
 
-def _need_same_scale(node: Node, source: TensorType, where: str) -> None:
+def _need_same_codes(graph: IntegerGraph, node: Node, source: TensorType, where: str) -> None:
     if (node.output.scale, node.output.zero_point) != (source.scale, source.zero_point):
         raise InputError(f"{where}: {node.op} keeps scale and zero point of its input")
+    if graph.limits_of(node.name) != graph.limits_of(node.inputs[0]):
+        raise InputError(f"{where}: {node.op} keeps the limits of its input, {graph.limits_of(node.inputs[0])}")
 
 
 def with_accumulator_widths(graph: IntegerGraph, widths: Mapping[str, int | None]) -> IntegerGraph:

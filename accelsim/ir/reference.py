@@ -72,7 +72,14 @@ def quantize_input(graph: IntegerGraph, images: npt.NDArray[np.floating]) -> Int
     if tensor.kind == "float32":
         codes: npt.NDArray[Any] = images.astype(np.float32)
     else:
-        codes = quantize(images, tensor.scale, tensor.zero_point, graph.activation, graph.input.precision)
+        codes = quantize(
+            images,
+            tensor.scale,
+            tensor.zero_point,
+            graph.activation,
+            limits=tensor.limits,
+            precision=graph.input.precision,
+        )
     return codes.reshape(-1, 1, 1, tensor.channels) if vector else np.ascontiguousarray(np.moveaxis(codes, 1, 3))
 
 
@@ -81,15 +88,15 @@ def evaluate(graph: IntegerGraph, codes: Int64, arithmetic: Arithmetic) -> Evalu
 
     Args:
         graph: a legal integer graph.
-        codes: the input's codes, int64 (batch, H, W, C), inside the activation format; float32 where it takes reals.
+        codes: the input's codes, int64 (batch, H, W, C), inside its limits; float32 where it takes reals.
         arithmetic: what the hardware contributes.
     """
     tensor = graph.input.output
     if codes.ndim != 4 or codes.shape[1:] != tensor.shape:
         raise InputError(f"input: shape {codes.shape} is not (batch, H, W, C) with (H, W, C) = {tensor.shape}")
-    form = graph.activation
-    if tensor.kind == "codes" and codes.size and not (form.minimum <= codes.min() and codes.max() <= form.maximum):
-        raise InputError(f"input: a code is outside {form.minimum}..{form.maximum}")
+    low, high = graph.limits_of(graph.input.name)
+    if tensor.kind == "codes" and codes.size and not (low <= codes.min() and codes.max() <= high):
+        raise InputError(f"input: a code is outside {low}..{high}")
     result = Evaluation({})
     for node in graph.nodes:
         sources = [result.tensors[name] for name in node.inputs]
@@ -128,7 +135,7 @@ def _node(
                 total += np.where(inside, window - zero_points[0], 0)
                 count += np.where(inside, 1, int(node.count_include_pad))
             mean = divide_rounded(total, count, how.pool_rounding)
-            return to_output(mean, zero_points[0], form.limits, form, how.output_overflow)
+            return to_output(mean, zero_points[0], graph.limits_of(node.name), form, how.output_overflow)
         case Add() if node.rounding == "sum":
             zeros = (zero_points[0], zero_points[1], node.output.zero_point)
             single = [multiplier.m0.astype(np.int32).view(np.float32)[0] for multiplier in node.multipliers]
@@ -146,7 +153,7 @@ def _node(
             return node.entries[sources[0] - form.minimum]
         case Quantize():
             rounded = np.rint(sources[0] / node.scales).astype(np.float64) + node.zero_points
-            return np.clip(rounded, form.minimum, form.maximum).astype(np.int64)
+            return np.clip(rounded, *graph.limits_of(node.name)).astype(np.int64)
         case Dequantize():
             real: Any = (sources[0] - node.zero_points).astype(np.float32) * node.scales
             return real

@@ -31,7 +31,7 @@ from accelsim.ir.integer_graph import (
 )
 from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
 
-FORMAT, VERSION = "accelsim-graph", 1
+FORMAT, VERSION = "accelsim-graph", 2
 _OPS = {name: kind for kind, name in OP_NAMES.items()}
 _PLAIN = (
     "stride",
@@ -172,6 +172,7 @@ def _node_to_json(node: Node, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[
         "shape": list(out.shape),
         "scale": out.scale.hex(),
         "zero_point": out.zero_point,
+        "limits": None if out.limits is None else list(out.limits),
     }
     data |= {key: getattr(node, key) for key in _PLAIN if hasattr(node, key) and key in type(node).__dataclass_fields__}
 
@@ -224,6 +225,11 @@ def _integers(data: dict[str, Any], key: str, count: int | None = None) -> tuple
     return tuple(_typed({key: value}, key, int) for value in values)
 
 
+def _pair(data: dict[str, Any], key: str) -> tuple[int, int]:
+    low, high = _integers(data, key, 2)
+    return low, high
+
+
 def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any]]) -> Node:
     name = _typed(data, "name", str)
     op = _typed(data, "op", str)
@@ -242,6 +248,7 @@ def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any
             scale=float.fromhex(_typed(data, "scale", str)),
             zero_point=_typed(data, "zero_point", int),
             kind=_typed({**_OMITTED, **data}, "kind", str),
+            limits=None if data["limits"] is None else _pair(data, "limits"),
         ),
     }
     for key in _PLAIN:

@@ -183,6 +183,8 @@ def _illegal_compute(c: Compute, hardware: Hardware, modes: Modes) -> str | None
         return f"width = {c.width} is outside 8..accumulator.width_bits = {hardware.accumulator.width_bits}"
     if not 2 <= c.weight_bits <= 8:
         return f"weight_bits = {c.weight_bits} is outside 2..8"
+    if c.activation_bits > modes.activation_bits:
+        return f"activation_bits = {c.activation_bits} exceeds the {modes.activation_bits} of the activation format"
     if c.diagonal and c.output_stationary:
         return "diagonal tiles are weight-stationary; output_stationary must be 0"
     if c.diagonal and (c.run_bytes != c.lanes or c.run_bytes > hardware.array.rows):

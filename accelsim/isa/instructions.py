@@ -148,6 +148,7 @@ _COMPUTE = (
     Field("y_step", 7, 0, 24, Kind.SIGNED),
     Field("image_step", 8, 0, 24, Kind.SIGNED),
     Field("dilation_y", 10, 24, 8),
+    Field("activation_bits", 11, 20, 4),
     Field("weight_bits", 11, 16, 4),
     Field("param", 11, 0, 16),
     *_WALK,
@@ -285,6 +286,7 @@ class Compute(Instruction):
     r_step: int = 0
     dilation_y: int = 1
     s_step: int = 0
+    activation_bits: int = 0  # of the streamed operand, for counting alone; 0: those of the modes
     weight_bits: int = 8
     param: int = 0
     in_row_bytes: int

@@ -27,6 +27,7 @@ from accelsim.numerics import IntFormat, Precision
 
 MAGIC = b"ACCELSIM"
 ISA_VERSION = 1
+METADATA_VERSION = 2
 HEADER = struct.Struct(f"<8sHHI{MODES_BYTES}s8x32s32s32s32s32x")
 HEADER_BYTES = HEADER.size
 assert HEADER_BYTES == 192
@@ -47,6 +48,7 @@ class TensorRegion:
         block: images of one block of a "columns" input; 0 otherwise.
         scale, zero_point: real = scale * (q - zero_point).
         precision: of the division that quantises an input.
+        limits: (smallest, largest) code; None stands for those of the modes' activation format.
         output_shape: of the result in PyTorch, without the batch; empty for the input.
     """
 
@@ -59,6 +61,7 @@ class TensorRegion:
     scale: float
     zero_point: int
     precision: Precision = "float64"
+    limits: tuple[int, int] | None = None
     output_shape: tuple[int, ...] = ()
 
     @property
@@ -76,8 +79,9 @@ class TensorRegion:
             raise InputError(
                 f"input {self.node}: shape {tensor.shape} is not (batch, H, W, C) = {(self.batch, *self.shape)}"
             )
-        if tensor.size and not (form.minimum <= tensor.min() and tensor.max() <= form.maximum):
-            raise InputError(f"input {self.node}: a code is outside {form.minimum}..{form.maximum}")
+        low, high = self.limits or form.limits
+        if tensor.size and not (low <= tensor.min() and tensor.max() <= high):
+            raise InputError(f"input {self.node}: a code is outside {low}..{high}")
         codes = (tensor & 0xFF).astype(np.uint8)
         if self.layout == "nhwc":
             return codes.ravel()
@@ -174,7 +178,7 @@ class Program:
         """What `program.json` holds."""
         return {
             "format": "accelsim-program",
-            "version": 1,
+            "version": METADATA_VERSION,
             "name": self.name,
             "hardware": self.hardware.model_dump(mode="json"),
             "input": asdict(self.input),
@@ -266,7 +270,7 @@ def _from_metadata(
     fingerprint: bytes,
     path: Path,
 ) -> Program:
-    if data["format"] != "accelsim-program" or data["version"] != 1:
+    if data["format"] != "accelsim-program" or data["version"] != METADATA_VERSION:
         raise ValueError("format or version")
     hardware = hardware_from_dict(data["hardware"], str(path.with_name("program.json")))
     if hardware.fingerprint() != fingerprint:
@@ -282,16 +286,22 @@ def _from_metadata(
         hardware=hardware,
         timing_version=timing,
         dram=np.frombuffer(image, dtype=np.uint8),
-        input=_region(data["input"], len(image)),
-        output=_region(data["output"], len(image)),
+        input=_region(data["input"], len(image), modes.activation),
+        output=_region(data["output"], len(image), modes.activation),
         layers=layers,
         pieces=tuple(Piece(**dict(zip(_PIECE_FIELDS, piece, strict=True))) for piece in data["pieces"]),
         shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
     )
 
 
-def _region(data: dict[str, Any], image_bytes: int) -> TensorRegion:
-    region = TensorRegion(**{**data, "shape": tuple(data["shape"]), "output_shape": tuple(data["output_shape"])})
+def _region(data: dict[str, Any], image_bytes: int, form: IntFormat) -> TensorRegion:
+    limits = None if data["limits"] is None else tuple(data["limits"])
+    shapes = {"shape": tuple(data["shape"]), "output_shape": tuple(data["output_shape"])}
+    region = TensorRegion(**{**data, **shapes, "limits": limits})
+    if limits is not None:
+        whole = len(limits) == 2 and all(type(limit) is int for limit in limits)
+        if not (whole and form.minimum <= limits[0] <= limits[1] <= form.maximum):
+            raise ValueError(f"region of {region.node}: limits {limits} are not inside {form.limits}, low to high")
     numbers = (region.address, region.batch, region.block, *region.shape)
     if not all(type(number) is int and number >= 0 for number in numbers) or len(region.shape) != 3:
         raise ValueError(f"region of {region.node}: {numbers} are not sizes")

@@ -123,7 +123,13 @@ class FixedPointFormat:
 
 
 def quantize(
-    values: npt.NDArray[np.floating], scale: float, zero_point: int, form: IntFormat, precision: Precision = "float64"
+    values: npt.NDArray[np.floating],
+    scale: float,
+    zero_point: int,
+    form: IntFormat,
+    *,
+    limits: tuple[int, int] | None = None,
+    precision: Precision = "float64",
 ) -> IntArray:
     """Return q = clamp(round-half-even(float64(x) / S) + Z), the rule for inputs.
 
@@ -133,14 +139,19 @@ def quantize(
         zero_point: Z, within `form`.
         form: the format of q.
         precision: "float32" rounds x, S and the quotient to float32, as ONNX does; ties then fall elsewhere.
+        limits: narrower ones than the format's, inside it, to clamp to.
     Returns:
         int64, same shape; object for an unsigned 64-bit format.
     Raises:
-        ValueError: a value is NaN or infinite (a clamp would hide it), or S is not positive and finite.
+        ValueError: a value is NaN or infinite (a clamp would hide it), S is not positive and finite, or limits are
+            not inside the format.
     Source: Jacob et al. 2018, equation 1; round-half-even as in ONNX QuantizeLinear.
     """
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"scale = {scale} must be positive and finite")
+    low, high = limits or form.limits
+    if not form.minimum <= low <= high <= form.maximum:
+        raise ValueError(f"limits ({low}, {high}) are not inside {form.minimum}..{form.maximum}, low to high")
     exact = np.asarray(values, dtype=np.float64)
     if not np.isfinite(exact).all():
         raise ValueError("NaN or infinite value cannot be quantised")
@@ -151,9 +162,9 @@ def quantize(
             rounded = np.rint(exact / scale)
     # Clamped in float64 first: a huge value would not survive the conversion to int64.
     if form.bits <= 53:
-        clamped: npt.NDArray[np.float64] = np.clip(rounded + zero_point, form.minimum, form.maximum)
+        clamped: npt.NDArray[np.float64] = np.clip(rounded + zero_point, low, high)
         return clamped.astype(np.int64)
     # float64 does not hold the limits of a wider format: 2**59 - 1 would become 2**59.
     finite = np.clip(rounded, -(2.0**66), 2.0**66)
     whole = np.array([int(v) + zero_point for v in finite.ravel()], dtype=object).reshape(rounded.shape)
-    return form.saturate(whole).astype(object if form.maximum >= 1 << 63 else np.int64)
+    return np.clip(whole, low, high).astype(object if form.maximum >= 1 << 63 else np.int64)

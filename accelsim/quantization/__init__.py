@@ -1,8 +1,9 @@
 """Float graphs to integer graphs: calibration and post-training quantisation. Imports torch."""
 
-from accelsim.quantization.lowering import lower
+from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
+from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate, evaluate
-from accelsim.quantization.post_training import CalibrationWarning, quantize
+from accelsim.quantization.post_training import quantize
 from accelsim.quantization.ranges import MinMaxObserver, Observer, Range
 
 __all__ = [
@@ -10,8 +11,11 @@ __all__ = [
     "MinMaxObserver",
     "Observer",
     "Range",
+    "absorb_bias",
     "calibrate",
+    "equalize",
     "evaluate",
     "lower",
     "quantize",
+    "replace_relu6",
 ]

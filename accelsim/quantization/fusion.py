@@ -14,12 +14,13 @@ class Fusion:
     Attributes:
         source: for every float node, the float node whose integer node computes its tensor.
         activation: convolutions, linear layers and sums that clip for the ReLU or ReLU6 behind them.
-        only_tables: convolutions, linear layers and sums that nothing but tanh and sigmoid reads, with their kinds.
+        only_tables: convolutions, linear layers and sums that nothing but tanh and sigmoid reads, with the names of
+            these readers.
     """
 
     source: dict[str, str]
     activation: dict[str, FloatActivation]
-    only_tables: dict[str, set[str]]
+    only_tables: dict[str, list[str]]
 
 
 def plan_fusion(graph: FloatGraph) -> Fusion:
@@ -54,12 +55,12 @@ def plan_fusion(graph: FloatGraph) -> Fusion:
                 activation[before] = node
     only_tables = {}
     for name, names in readers.items():
-        kinds = [_table_kind(graph, reader) for reader in names]
-        if isinstance(graph.by_name[name], FloatConv2d | FloatLinear | FloatAdd) and kinds and all(kinds):
-            only_tables[name] = set(kinds)
+        tables = names and all(_is_table(graph, reader) for reader in names)
+        if isinstance(graph.by_name[name], FloatConv2d | FloatLinear | FloatAdd) and tables:
+            only_tables[name] = names
     return Fusion(source, activation, only_tables)
 
 
-def _table_kind(graph: FloatGraph, reader: str) -> str:
+def _is_table(graph: FloatGraph, reader: str) -> bool:
     node = graph.by_name.get(reader)
-    return node.kind if isinstance(node, FloatActivation) and node.kind in ("tanh", "sigmoid") else ""
+    return isinstance(node, FloatActivation) and node.kind in ("tanh", "sigmoid")

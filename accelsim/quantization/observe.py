@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +45,17 @@ def evaluate(graph: FloatGraph, images: npt.NDArray[np.number]) -> dict[str, Flo
         itself holds every tensor of every image.
     """
     parts: dict[str, list[FloatArray]] = {node.name: [] for node in graph.nodes}
-    for batch in _batches(graph, images):
-        for name, tensor in _walk(graph, batch):
+    for batch in batches(graph, images):
+        for name, tensor in walk(graph, batch):
             parts[name].append(tensor)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def calibrate(
-    graph: FloatGraph, images: npt.NDArray[np.number], observer: Callable[[], Observer] = MinMaxObserver
+    graph: FloatGraph,
+    images: npt.NDArray[np.number],
+    observer: Callable[[], Observer] = MinMaxObserver,
+    by_node: Mapping[str, Callable[[], Observer]] = MappingProxyType({}),
 ) -> dict[str, Range]:
     """Run images through a graph and return each node's range.
 
@@ -62,12 +66,13 @@ def calibrate(
         graph: with its weights.
         images: (N, *input shape), N >= 1, finite; any real type.
         observer: makes one observer for each tensor.
+        by_node: makes those of the nodes it names.
     Raises:
         InputError: a tensor is NaN, or too large for float32.
     """
-    observers = {node.name: observer() for node in graph.nodes}
-    for batch in _batches(graph, images):
-        for name, tensor in _walk(graph, batch):
+    observers = {node.name: by_node.get(node.name, observer)() for node in graph.nodes}
+    for batch in batches(graph, images):
+        for name, tensor in walk(graph, batch):
             if not np.isfinite(tensor).all():
                 raise _not_finite(graph, name)
             observers[name].see(tensor)
@@ -87,7 +92,7 @@ def _not_finite(graph: FloatGraph, name: str) -> InputError:
     return InputError(f"{graph.name}: {where}: NaN or beyond float32 on the calibration data; repair weights or data")
 
 
-def _batches(graph: FloatGraph, images: npt.NDArray[np.number]) -> Iterator[FloatArray]:
+def batches(graph: FloatGraph, images: npt.NDArray[np.number]) -> Iterator[FloatArray]:
     """Cut images so that the tensors of one batch fit `BATCH_BYTES`."""
     per_image = 8 * sum(math.prod(node.shape) for node in graph.nodes)
     size = max(1, BATCH_BYTES // per_image)
@@ -95,7 +100,7 @@ def _batches(graph: FloatGraph, images: npt.NDArray[np.number]) -> Iterator[Floa
         yield images[first : first + size].astype(np.float64)
 
 
-def _walk(graph: FloatGraph, images: FloatArray) -> Iterator[tuple[str, FloatArray]]:
+def walk(graph: FloatGraph, images: FloatArray) -> Iterator[tuple[str, FloatArray]]:
     """Yield each node's name and output, (N, *shape) float64; a tensor is dropped after its last reader."""
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     tensors: dict[str, Tensor] = {}

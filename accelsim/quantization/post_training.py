@@ -1,4 +1,4 @@
-"""Post-training quantisation: observe ranges on examples, then choose scales and integers."""
+"""Post-training quantisation: repair the float graph, set ranges, choose scales and integers, repair these."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ import numpy.typing as npt
 
 from accelsim.config.quantization import QuantizationScheme
 from accelsim.errors import InputError
-from accelsim.ir.float_graph import FloatGraph
+from accelsim.ir.float_graph import FloatArray, FloatGraph
 from accelsim.ir.integer_graph import IntegerGraph
-from accelsim.quantization.lowering import lower
+from accelsim.quantization.adaround import learn_rounding
+from accelsim.quantization.bias_correction import correct_analytically, correct_empirically
+from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
+from accelsim.quantization.formats import placed
+from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate
-
-
-class CalibrationWarning(UserWarning):
-    """The calibration set is legal and probably too poor to give good ranges."""
+from accelsim.quantization.observers import Quantiser, logits, scheme_observers
+from accelsim.quantization.ranges import Range
+from accelsim.quantization.scales import activation_scale
+from accelsim.quantization.statistics import batch_norm_ranges, propagate
 
 
 def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: QuantizationScheme) -> IntegerGraph:
-    """Quantise a float graph with ranges seen on examples (min-max).
+    """Quantise a float graph as a scheme says, in this order; docs/quantization.md tells how each step works.
+
+    1. `equalization`: ReLU6 replaced, weights equalised, high biases absorbed, on the float graph.
+    2. `activation.range` and `logits`: the range of every tensor of that graph.
+    3. `lower`: scales (weights: `weight.range`), round-to-nearest, biases, multipliers.
+    4. `weight.rounding` = adaround: weights rounded anew, layer after layer, and lowered again with these codes.
+    5. `bias.correction`: on the integer layers.
 
     Args:
         graph: without batch norms, as `frontend.capture` gives it.
@@ -29,9 +39,9 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
         scheme: from `config.load_quantization`.
     Raises:
         InputError: calibration of the wrong shape, empty or not finite; a graph that the scheme cannot hold
-            (see `lowering.lower`).
+            (see `lowering.lower`); a repair without what it needs, such as batch-norm statistics.
     Warns:
-        CalibrationWarning: a lone example.
+        CalibrationWarning: a lone example; or as `lowering.lower`.
     """
     examples = _checked(graph, calibration)
     if len(examples) == 1:
@@ -40,7 +50,65 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
             CalibrationWarning,
             stacklevel=2,
         )
-    return lower(graph, calibrate(graph, examples), scheme)
+    graph = _repaired(graph, scheme)
+    ranges = choose_ranges(graph, examples, scheme)
+    lowered = lower(graph, ranges, scheme)
+    if scheme.weight.rounding == "adaround":
+        lowered = lower(graph, ranges, scheme, weights=learn_rounding(lowered, graph, examples, scheme))
+    match scheme.bias.correction:
+        case "analytic":
+            return correct_analytically(lowered, graph, propagate(graph, examples), scheme.bias.bits)
+        case "empirical":
+            return correct_empirically(lowered, graph, examples, scheme.bias.bits)
+        case "none":
+            return lowered
+
+
+def choose_ranges(graph: FloatGraph, examples: npt.NDArray[np.number], scheme: QuantizationScheme) -> dict[str, Range]:
+    """Return each node's range as `activation.range` and `activation.logits` say.
+
+    Args:
+        graph: without batch norms, equalised where it is to be.
+        examples: (N, *input shape), N >= 1, finite.
+    Raises:
+        InputError: as `calibrate`, `scheme_observers` and `batch_norm_ranges`.
+    """
+    power_of_two = scheme.requantization.scheme == "power_of_two"
+
+    def quantiser(name: str) -> Quantiser:
+        own = scheme.activation_of(name)
+        codes = placed(own, own.format)
+
+        def quantised(values: FloatArray, within: Range) -> FloatArray:
+            scale, zero = activation_scale(
+                within,
+                codes.form,
+                symmetric=own.symmetric,
+                power_of_two=power_of_two or own.power_of_two,
+                fraction_bits=own.fraction_bits,
+                single=scheme.scale_format == "float32",
+            )
+            return np.asarray(scale * (np.clip(np.rint(values / scale) + zero, *codes.limits) - zero))
+
+        return quantised
+
+    ranges = calibrate(graph, examples, by_node=scheme_observers(graph, scheme, quantiser))
+    if scheme.activation.range == "batch_norm":
+        seen = ranges
+        ranges = ranges | batch_norm_ranges(graph, propagate(graph, examples))
+        if scheme.activation.logits == "cross_entropy":
+            ranges[logits(graph)] = seen[logits(graph)]
+    return ranges
+
+
+def _repaired(graph: FloatGraph, scheme: QuantizationScheme) -> FloatGraph:
+    """The float graph after `equalization`."""
+    how = scheme.equalization
+    if how.relu6 == "replace":
+        graph = replace_relu6(graph)
+    if how.weights:
+        graph = equalize(graph)
+    return absorb_bias(graph) if how.absorb_bias else graph
 
 
 def _checked(graph: FloatGraph, calibration: npt.ArrayLike) -> npt.NDArray[np.number]:

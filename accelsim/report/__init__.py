@@ -5,6 +5,7 @@ from accelsim.report.comparison import compare_graphs, show_comparison
 from accelsim.report.document import build_report, describe_hardware
 from accelsim.report.evaluation import evaluation_report, show_evaluation
 from accelsim.report.figures import write_figures
+from accelsim.report.requantization import show_requantization_difference
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
 from accelsim.report.waveform import write_waveform
@@ -19,6 +20,7 @@ __all__ = [
     "show",
     "show_evaluation",
     "show_image",
+    "show_requantization_difference",
     "show_study",
     "study_csv",
     "study_figure",

@@ -178,7 +178,7 @@ def instruction_counts(instruction: Instruction, hardware: Hardware, modes: Mode
 def _keyed_compute(compute: Compute, hardware: Hardware, modes: Modes) -> Counts:
     counts = compute_counts(compute, ArrayShape.of(hardware))
     extra = modes.zero_points == "subtracted"  # operands lose their zero points at the edge and grow by a bit
-    activation, weight = modes.activation_bits + extra, compute.weight_bits + extra
+    activation, weight = (compute.activation_bits or modes.activation_bits) + extra, compute.weight_bits + extra
     width = compute.width
     psum = min(hardware.psum_bits, width)
     bits = {

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from accelsim.ir import Add, AvgPool2d, Clip, Conv2d, IntegerGraph, Linear, MaxPool2d, Node, Table, TensorType
-from accelsim.numerics import IntFormat
 
 
 class _Substitute(torch.autograd.Function):
@@ -45,20 +44,18 @@ def float_operation(graph: IntegerGraph, node: Node, inputs: list[Tensor], param
             y = functional.conv2d(
                 _padded(x, node.padding), weight, bias, stride=node.stride, dilation=node.dilation, groups=node.groups
             )
-            return _clipped(y, node.output, node.clip, graph.activation)
+            return _clipped(y, node.output, node.clip, graph.limits_of(node.name))
         case Linear():
             weight, bias = parameters
             y = functional.linear(x.flatten(1), weight, bias)[:, :, None, None]
-            return _clipped(y, node.output, node.clip, graph.activation)
+            return _clipped(y, node.output, node.clip, graph.limits_of(node.name))
         case Add():
-            return _clipped(x + inputs[1], node.output, node.clip, graph.activation)
+            return _clipped(x + inputs[1], node.output, node.clip, graph.limits_of(node.name))
         case Clip():
             low, high = (node.output.scale * (limit - node.output.zero_point) for limit in node.clip)
-            form = graph.activation  # what is a code already cannot be clipped to the codes
+            smallest, largest = graph.limits_of(node.name)  # what is a code already cannot be clipped to the codes
             return functional.hardtanh(
-                x,
-                low if node.clip[0] > form.minimum else -math.inf,
-                high if node.clip[1] < form.maximum else math.inf,
+                x, low if node.clip[0] > smallest else -math.inf, high if node.clip[1] < largest else math.inf
             )
         case MaxPool2d():
             return functional.max_pool2d(_padded(x, node.padding, -math.inf), node.kernel, node.stride)
@@ -73,20 +70,23 @@ def float_operation(graph: IntegerGraph, node: Node, inputs: list[Tensor], param
 
 
 def input_operation(graph: IntegerGraph, images: Tensor) -> Tensor:
-    """The input but for its rounding: identity between the format's limits."""
-    return _clipped(images, graph.input.output, graph.activation.limits, graph.activation, relu=False)
+    """The input but for its rounding: identity between its limits."""
+    limits = graph.limits_of(graph.input.name)
+    return _clipped(images, graph.input.output, limits, limits, relu=False)
 
 
-def _clipped(y: Tensor, tensor: TensorType, clip: tuple[int, int], form: IntFormat, *, relu: bool = True) -> Tensor:
+def _clipped(
+    y: Tensor, tensor: TensorType, clip: tuple[int, int], limits: tuple[int, int], *, relu: bool = True
+) -> Tensor:
     """Clamp to what the codes stand for; no gradient at the limits and beyond.
 
-    A limit of the format lies half a step out, where values still round to it; one that an activation sets, at its
-    code, so that a ReLU is PyTorch's.
+    A limit of the tensor's codes lies half a step out, where values still round to it; one that an activation sets,
+    at its code, so that a ReLU is PyTorch's.
     """
     low, high = clip
     zero = tensor.zero_point
-    bottom = low - 0.5 if low == form.minimum and not (relu and low == zero) else low
-    top = high + 0.5 if high == form.maximum else high
+    bottom = low - 0.5 if low == limits[0] and not (relu and low == zero) else low
+    top = high + 0.5 if high == limits[1] else high
     return functional.hardtanh(y, tensor.scale * (bottom - zero), tensor.scale * (top - zero))
 
 

@@ -249,7 +249,7 @@ def _without_sums(layer: LayerEntry, arrays: Arrays, variant: Variant) -> Int64:
             if shape.count_include_pad:
                 count = np.full_like(count, shape.kernel[0] * shape.kernel[1])
             mean = divide_rounded(windows.sum(axis=3), count, how.pool_rounding)
-            return to_output(mean, numerics.z_x[0], form.limits, form, how.output_overflow)
+            return to_output(mean, numerics.z_x[0], (low, high), form, how.output_overflow)
         case "add":
             total = sum(
                 requantize(arrays[f"input{n}"] - numerics.z_x[n], arrays[f"m0_{n}"], arrays[f"shift_{n}"], how)

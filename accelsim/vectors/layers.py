@@ -167,7 +167,7 @@ def _entry(
 ) -> LayerEntry:
     how, form = graph.requantization, graph.activation
     sources = [graph.by_name[name].output for name in node.inputs]
-    clip = list(node.clip) if isinstance(node, Mac | Add | Clip) else list(form.limits)
+    clip = list(node.clip if isinstance(node, Mac | Add | Clip) else graph.limits_of(node.name))
     numerics = Numerics(
         activation_bits=form.bits,
         activation_signed=form.signed,

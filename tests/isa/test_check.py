@@ -393,6 +393,7 @@ RULES = [
     (compute(width=7), MODES, "COMPUTE", "width = 7 is outside 8..accumulator.width_bits = 32"),
     (compute(weight_bits=1), MODES, "COMPUTE", "weight_bits = 1 is outside 2..8"),
     (compute(weight_bits=9), MODES, "COMPUTE", "weight_bits = 9 is outside 2..8"),
+    (compute(activation_bits=9), MODES, "COMPUTE", "activation_bits = 9 exceeds the 8 of the activation format"),
     (compute(diagonal=1, output_stationary=1), MODES, "COMPUTE",
      "diagonal tiles are weight-stationary; output_stationary must be 0"),
     (compute(diagonal=1, lanes=7), MODES, "COMPUTE",

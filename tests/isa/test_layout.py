@@ -53,7 +53,7 @@ TABLES = {
             8: "images 8, image_step 24",
             9: "stride_y 8, r_step 24",
             10: "dilation_y 8, s_step 24",
-            11: "- 12, weight_bits 4, param 16",
+            11: "- 8, activation_bits 4, weight_bits 4, param 16",
             12: "- 8, in_row_bytes 24",
             13: "- 8, x_first 24",
             14: "y_first 16, in_height 16",
@@ -293,8 +293,8 @@ def test_a_set_unused_bit_is_refused_whichever_it_is(kind):
     used = {(0, bit) for bit in range(28, 32)}
     used |= {(word, bit) for word, low, bits in places(kind).values() for bit in range(low, low + bits)}
     unused = [(word, bit) for word in range(16) for bit in range(32) if (word, bit) not in used]
-    # By hand: LOAD 6 flags, 8+8+16+8 and words 7..15; COMPUTE 12+8+8 and word 15; POST 8.
-    assert len(unused) == {Load: 6 + 40 + 9 * 32, Store: 6 + 40 + 9 * 32, Compute: 28 + 32, Post: 8}[kind]
+    # By hand: LOAD 6 flags, 8+8+16+8 and words 7..15; COMPUTE 8+8+8 and word 15; POST 8.
+    assert len(unused) == {Load: 6 + 40 + 9 * 32, Store: 6 + 40 + 9 * 32, Compute: 24 + 32, Post: 8}[kind]
     good = int.from_bytes(encode(example(kind)), "little")
     for word, bit in unused:
         with pytest.raises(InputError, match=f"^{kind.__name__.upper()}: an unused bit is set$"):

@@ -266,7 +266,7 @@ def changed(saved: dict[str, bytes], place: tuple[str | int, ...], value: Any) -
     "place, value",
     [
         (("format",), "other"),
-        (("version",), 2),
+        (("version",), 1),
         (("hardware",), None),
         (("hardware", "array"), {}),
         (("hardware", "array", "rows"), "8"),

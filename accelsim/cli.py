@@ -260,6 +260,27 @@ def _accumulator_arguments(parser: argparse.ArgumentParser) -> None:
     _threads_argument(parser)
 
 
+def _study_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="NAME|FILE.toml", help="a shipped study, or a file of yours")
+    parser.add_argument(
+        "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workloads' own"
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="test images (default: as the study says)")
+    parser.add_argument("--seeds", metavar="0,1,2", help="instead of the study's")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="gets study.json, study.csv and the figure, and keeps finished parts: an interrupted study goes on from "
+        "them (default: results/study_NAME)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write the study as JSON elsewhere; /dev/stdout: in place of the text"
+    )
+    _threads_argument(parser)
+
+
 def _test_images_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, metavar="N", help="test images (default: all there are)")
 
@@ -467,10 +488,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _accumulator(arguments: argparse.Namespace) -> int:
     from accelsim.energy import load_area, load_energy
     from accelsim.explore import Question, Study, parse_widths
-    from accelsim.files import is_standard_output, write_json, write_whole
     from accelsim.ir import quantize_input
     from accelsim.report import show_study, study_csv, study_figure
-    from accelsim.report.drawing import render
 
     widths = parse_widths(arguments.widths)
     count = None if arguments.images is None else _positive("--images", arguments.images)
@@ -500,17 +519,71 @@ def _accumulator(arguments: argparse.Namespace) -> int:
     with _Bars() as progress:
         study = Study(question, arguments.output, progress)
         found = study.run()
-    if study.parts.reused:
-        print(f"accelsim: {len(study.parts.reused)} finished parts taken from {arguments.output}", file=sys.stderr)
+    return _write_study(arguments, found, study.parts.reused, show_study, study_csv, study_figure)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    from accelsim.config import load_study
+    from accelsim.explore import SchemeStudy
+    from accelsim.report import scheme_study_csv, scheme_study_figure, show_scheme_study
+
+    images = None if arguments.images is None else _positive("--images", arguments.images)
+    threads = None if arguments.threads is None else _positive("--threads", arguments.threads)
+    seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
+    plan = load_study(arguments.study, seeds)
+    if arguments.output is None:
+        arguments.output = Path("results") / f"study_{plan.name}"
+    _check_destinations(arguments)
+    with _Bars() as progress:
+        study = SchemeStudy(
+            plan,
+            arguments.output,
+            data=arguments.data,
+            images=images,
+            threads=threads,
+            progress=progress,
+        )
+        found = study.run()
+    return _write_study(arguments, found, study.parts.reused, show_scheme_study, scheme_study_csv, scheme_study_figure)
+
+
+def _seeds(text: str) -> list[int]:
+    from accelsim.config import check_seeds
+
+    try:
+        seeds = [int(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text}: must be integers with commas, such as 0,1,2") from None
+    try:
+        check_seeds(tuple(seeds), f"--seeds {text}")
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return seeds
+
+
+def _write_study(
+    arguments: argparse.Namespace,
+    found: dict[str, Any],
+    reused: list[str],
+    show: Callable[[dict[str, Any]], str],
+    to_csv: Callable[[dict[str, Any]], str],
+    draw: Callable[[dict[str, Any]], Any],
+) -> int:
+    """Write a study's files into ``--output`` and print it, or its JSON alone for a pipe; returns the exit code."""
+    from accelsim.files import is_standard_output, write_json, write_whole
+    from accelsim.report.drawing import render
+
+    if reused:
+        print(f"accelsim: {len(reused)} finished parts taken from {arguments.output}", file=sys.stderr)
     write_json(arguments.output / "study.json", found)
-    write_whole(arguments.output / "study.csv", study_csv(found))
+    write_whole(arguments.output / "study.csv", to_csv(found))
     for kind in ("png", "svg"):
-        write_whole(arguments.output / f"study.{kind}", render(study_figure(found), kind))
+        write_whole(arguments.output / f"study.{kind}", render(draw(found), kind))
     if arguments.json is not None:
         write_json(arguments.json, found)
         if is_standard_output(arguments.json):
             return 0
-    print(show_study(found))
+    print(show(found))
     print(f"\n{arguments.output}: study.json, study.csv, study.png, study.svg")
     return 0
 
@@ -758,7 +831,7 @@ def _list(_: argparse.Namespace) -> int:
     for name in workloads.names():
         info = workloads.describe(name)
         print(f"  {name:<16} {info.summary} ({info.dataset}, float accuracy {100 * info.float_accuracy:.2f} %)")
-    for kind in ("hardware", "energy", "quantization"):
+    for kind in ("hardware", "energy", "quantization", "studies"):
         print(f"{kind}\n  {'  '.join(preset_names(kind))}")
     return 0
 
@@ -1099,6 +1172,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         "accuracy, cycles and energy against accumulator width; smallest widths",
         _accumulator_arguments,
     ),
+    "study": (_study, "accuracy of a network quantised in many ways: one study file, one table", _study_arguments),
     "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
     "requant-diff": (
         _requant_diff,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from accelsim.config import QuantizationScheme
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import parse_npy
-from accelsim.ir import IntegerGraph, load_graph
+from accelsim.ir import FloatGraph, IntegerGraph, load_graph
 
 Images = npt.NDArray[np.floating[Any]]
 
@@ -61,6 +61,19 @@ class Source:
     module: Any = None
 
 
+@dataclass
+class Network:
+    """A workload that is still float, with what is known of its data; attributes as of `Source`."""
+
+    name: str
+    graph: FloatGraph
+    module: Any
+    dataset: str | None
+    input_size: int | None
+    example: Images | None = None
+    float_accuracy: float | None = None
+
+
 def find_workload(
     workload: str,
     *,
@@ -91,9 +104,25 @@ def find_workload(
         from accelsim.config import load_quantization
 
         quantization = load_quantization("int8")
-    if ":" in workload or path.suffix == ".py":
-        return _user_model(workload, quantization, data, calibration)
-    return _shipped(workload, quantization, data, calibration)
+    network = find_network(workload, data=data)
+    if calibration is not None:
+        images = read_images(calibration)
+    elif network.dataset is not None and network.input_size is not None:
+        images = training_images(network, data, CALIBRATION_IMAGES).images
+    else:
+        assert network.example is not None
+        images = network.example
+    from accelsim.quantization import quantize
+
+    return Source(
+        workload,
+        quantize(network.graph, images, quantization),
+        network.dataset,
+        network.input_size,
+        example=network.example,
+        float_accuracy=network.float_accuracy,
+        module=network.module,
+    )
 
 
 def _onnx(path: Path, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None) -> Source:
@@ -106,7 +135,23 @@ def _onnx(path: Path, quantization: QuantizationScheme | None, data: str | None,
     return Source(str(path), graph, *_known_data(data, graph.input.output.height))
 
 
-def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, calibration: Path | None) -> Source:
+def find_network(workload: str, *, data: str | None = None) -> Network:
+    """Return the float network of what the user named.
+
+    Args:
+        workload: a shipped name or ``file.py:function``.
+        data: a data set's name, or the folder that holds the workload's own.
+    Raises:
+        InputError: as for `find_workload`; a directory's graph is integers already.
+    """
+    if ":" in workload or Path(workload).suffix == ".py":
+        from accelsim.frontend import capture, load_user_model
+
+        module, example = load_user_model(workload)
+        values: Images = example.detach().cpu().double().numpy()
+        dataset, size = _known_data(data, values.shape[-1] if values.ndim == 4 else None)
+        graph = capture(module, example, workload.rpartition(":")[2])
+        return Network(workload, graph, module.eval(), dataset, size, values)
     from accelsim import workloads
 
     names = workloads.names()
@@ -118,7 +163,6 @@ def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, 
         )
     info = workloads.describe(workload)
     dataset = choose_dataset(info.dataset, data)
-    images = _training_images(dataset, data, info.input_size) if calibration is None else read_images(calibration)
     if dataset != info.trained_on:
         warnings.warn(
             f"{workload} was trained on {info.trained_on} and is run on {dataset}; expect poor accuracy",
@@ -126,43 +170,34 @@ def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, 
             stacklevel=2,
         )
     from accelsim.frontend import capture
-    from accelsim.quantization import quantize
 
     loaded = workloads.load(workload)
-    return Source(
+    return Network(
         workload,
-        quantize(capture(loaded.module, loaded.example, workload), images, quantization),
+        capture(loaded.module, loaded.example, workload),
+        loaded.module,
         dataset,
         info.input_size,
         float_accuracy=info.float_accuracy if dataset == info.trained_on else None,
-        module=loaded.module,
     )
 
 
-def _user_model(workload: str, quantization: QuantizationScheme, data: str | None, calibration: Path | None) -> Source:
-    """Capture and quantise what ``file.py:function`` returns; its example is the calibration of last resort."""
-    from accelsim.frontend import capture, load_user_model
-    from accelsim.quantization import quantize
-
-    module, example = load_user_model(workload)
-    shown: Images = example.detach().cpu().double().numpy()
-    dataset, size = _known_data(data, shown.shape[-1] if shown.ndim == 4 else None)
-    if calibration is not None:
-        images: Images = read_images(calibration)
-    elif dataset is not None and size is not None:
-        images = _training_images(dataset, data, size)
-    else:
-        images = shown
-    name = workload.rpartition(":")[2]
-    graph = quantize(capture(module, example, name), images, quantization)
-    return Source(workload, graph, dataset, size, example=shown, module=module.eval())
-
-
 def choose_dataset(wanted: str, data: str | None) -> str:
-    """The data set `data` names, else the workload's own, else, where nobody named a folder, the embedded digits."""
-    from accelsim.workloads.data import DATASETS, ENVIRONMENT_VARIABLE, find_folder
+    """The data set `data` names, else the workload's own, else, where nobody named a folder, the embedded digits.
+
+    Raises:
+        InputError: The images of the one `data` names have another number of channels than `wanted`'s; there is no
+            such data set; or the workload's own is not here and its images are in colour, which no digit is.
+    """
+    from accelsim.workloads.data import CHANNELS, DATASETS, ENVIRONMENT_VARIABLE, find_folder
 
     if data in DATASETS:
+        if CHANNELS[data] != CHANNELS[wanted]:
+            fit = [name for name in DATASETS if CHANNELS[name] == CHANNELS[wanted]]
+            raise InputError(
+                f"--data {data}: its images have {CHANNELS[data]} channels, the workload takes {CHANNELS[wanted]}; "
+                f"use {' or '.join(fit)}"
+            )
         return str(data)
     if data is not None and wanted == "digits":
         raise InputError(
@@ -174,6 +209,8 @@ def choose_dataset(wanted: str, data: str | None) -> str:
     try:
         find_folder(wanted)
     except InputError:
+        if CHANNELS[wanted] != CHANNELS["digits"]:
+            raise
         warnings.warn(
             f"{wanted} is not here (name its folder with --data or ACCELSIM_DATA); using the embedded digits",
             DataWarning,
@@ -183,7 +220,7 @@ def choose_dataset(wanted: str, data: str | None) -> str:
     return wanted
 
 
-def load_images(source: Source, data: str | None, count: int | None) -> Labelled:
+def load_images(source: Source | Network, data: str | None, count: int | None) -> Labelled:
     """The first `count` test images of the workload's data set, or of a user model's own example; None: all."""
     if source.dataset is not None and source.input_size is not None:
         from accelsim.workloads.data import load_dataset
@@ -237,10 +274,25 @@ def _known_data(data: str | None, size: int | None) -> tuple[str | None, int | N
     return data, size
 
 
-def _training_images(dataset: str, data: str | None, size: int) -> Images:
+def training_images(network: Network, data: str | None, count: int, seed: int = 0) -> Labelled:
+    """Training images of a network's data set, for calibration: the first `count`, or a sample.
+
+    Args:
+        seed: 0 takes the first; another draws `count` different ones, in the order drawn.
+    """
     from accelsim.workloads.data import load_dataset
 
-    return load_dataset(dataset, _folder(dataset, data), "train", CALIBRATION_IMAGES, size=size).images
+    assert network.dataset is not None
+    assert network.input_size is not None
+    folder, size = _folder(network.dataset, data), network.input_size
+    found = load_dataset(network.dataset, folder, "train", None if seed else count, size=size)
+    labels = found.labels.astype(np.int64)
+    if not seed:
+        return Labelled(found.images, labels, f"{found.name} train")
+    if count > len(labels):
+        raise InputError(f"{found.name} train: {count} images asked for, the split has {len(labels)}; use fewer")
+    drawn = np.random.default_rng(seed).choice(len(labels), count, replace=False)
+    return Labelled(found.images[drawn], labels[drawn], f"{found.name} train")
 
 
 def _folder(dataset: str, data: str | None) -> Path | None:

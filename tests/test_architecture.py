@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "explore": {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads", "pipeline", "accounting"),
+        "sources",  # rows of a study name workloads
     },
     "sources": {"numerics", "config", "ir", "frontend", "importers", "quantization", "workloads"},
     "pipeline": {

@@ -30,7 +30,9 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from accelsim.workloads import models, train  # noqa: E402  # they import torch
 
-NAMES = ("lenet5", "lenet5_bias", "lenet5_digits", "mlp", "mlp_digits")
+COLOUR = ("cifar_cnn", "cifar_mobilenet", "cifar_resnet")
+GREY = ("lenet5", "lenet5_bias", "lenet5_digits", "mlp", "mlp_digits")
+NAMES = COLOUR + GREY
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,14 @@ def no_folder_of_the_users_own(monkeypatch):
 def refused(message: str) -> pytest.RaisesExc[InputError]:
     """Expect an InputError of exactly this text."""
     return pytest.raises(InputError, match=f"^{re.escape(message)}$")
+
+
+def same_outcome(one: Path, other: Path, name: str) -> None:
+    """Two trainings wrote the same weights, byte for byte, and the same card but for the time it took."""
+    weights = f"{name}.safetensors"
+    assert (one / weights).read_bytes() == (other / weights).read_bytes()
+    assert cards.read_card(one / f"{name}.toml") == cards.read_card(other / f"{name}.toml")
+    assert cards.read_card(one / f"{name}.toml").cpu_minutes is not None
 
 
 def original_files(dataset: str) -> Path:
@@ -68,6 +78,31 @@ def test_names_are_the_cards_beside_the_weights():
         # 256*784 + 128*256 + 10*128 weights; 256 + 128 + 10 biases
         ("mlp", 235_146),
         ("mlp_digits", 235_146),
+        # 6*75 + 16*150 + 120*400 + 84*120 + 10*84 weights; 6 + 16 + 120 + 84 + 10 biases
+        ("cifar_cnn", 62_006),
+        # 16*27; six 3x3 of 16; 16 to 32, five of 32, the projection; 32 to 64, five of 64, the projection;
+        # two for each of 7*16 + 7*32 + 7*64 channels of batch norm; 640 + 10
+        (
+            "cifar_resnet",
+            432
+            + 6 * 9 * 16**2
+            + (9 * 16 * 32 + 5 * 9 * 32**2 + 16 * 32)
+            + (9 * 32 * 64 + 5 * 9 * 64**2 + 32 * 64)
+            + 2 * (7 * 16 + 7 * 32 + 7 * 64)
+            + 650,
+        ),
+        # 16*27; depthwise and projection; with expansion 4: expansion, depthwise, projection; 64*256; batch norms; 2570
+        (
+            "cifar_mobilenet",
+            432
+            + (9 * 16 + 16 * 16)
+            + (16 * 64 + 9 * 64 + 64 * 24)
+            + (24 * 96 + 9 * 96 + 96 * 64)
+            + 3 * (64 * 256 + 9 * 256 + 256 * 64)
+            + 64 * 256
+            + 2 * (16 + (16 + 16) + (64 + 64 + 24) + (96 + 96 + 64) + 3 * (256 + 256 + 64) + 256)
+            + 2570,
+        ),
     ],
 )
 def test_card_states_the_parameter_count_of_the_network(name, parameters):
@@ -81,6 +116,31 @@ def test_card_states_the_parameter_count_of_the_network(name, parameters):
     [
         ("lenet5", {"c1": 117_600, "c3": 240_000, "c5": 48_000, "f6": 10_080, "output": 840}),
         ("mlp", {"fc1": 200_704, "fc2": 32_768, "output": 1_280}),
+        ("cifar_cnn", {"conv1": 352_800, "conv2": 240_000, "fc1": 48_000, "fc2": 10_080, "fc3": 840}),
+        (
+            "cifar_resnet",
+            {
+                "conv": 442_368,
+                "stage1": 14_155_776,
+                "stage2": 13_107_200,
+                "stage3": 13_107_200,
+                "output": 640,
+            },
+        ),
+        (
+            "cifar_mobilenet",
+            {
+                "conv": 442_368,
+                "block1": 102_400,
+                "block2": 802_816,
+                "block3": 1_038_336,
+                "block4": 2_244_608,
+                "block5": 2_244_608,
+                "block6": 2_244_608,
+                "last": 1_048_576,
+                "output": 2_560,
+            },
+        ),
     ],
 )
 def test_macs_per_image_are_those_of_the_layer_table(name, expected):
@@ -89,12 +149,14 @@ def test_macs_per_image_are_those_of_the_layer_table(name, expected):
 
     def count(name: str) -> Callable[..., None]:
         def hook(module, inputs, output):
-            macs[name] = output.numel() * module.weight[0].numel()  # each output sums one filter's products
+            # each output sums one filter's products
+            macs[name] = macs.get(name, 0) + output.numel() * module.weight[0].numel()
 
         return hook
 
-    for layer in expected:
-        workload.module.get_submodule(layer).register_forward_hook(count(layer))
+    for layer, module in workload.module.named_modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count(layer.partition(".")[0]))
     workload.module(workload.example)
     assert macs == expected
 
@@ -119,11 +181,16 @@ def test_loaded_workload_is_ready_to_be_captured(name):
     assert workload.info == workloads.describe(name)
     assert workload.dataset == workload.info.dataset == workload.info.trained_on
     assert workload.info.input_size == (28 if name.startswith("mlp") else 32)
-    assert workload.example.shape == (1, 1, workload.info.input_size, workload.info.input_size)
+    channels = 3 if name in COLOUR else 1
+    assert workload.example.shape == (1, channels, workload.info.input_size, workload.info.input_size)
     assert workload.example.dtype == torch.float32
     assert float(workload.example.min()) == 0.0
     assert float(workload.example.max()) == 1.0
-    assert workload.module(workload.example).argmax() == 4  # the first embedded test digit
+    assert (workload.example == workload.example[:, :1]).all()  # grey, in as many channels as there are
+    logits = workload.module(workload.example)
+    assert logits.shape == (1, 10)
+    if name in GREY:
+        assert logits.argmax() == 4  # the first embedded test digit
 
 
 def test_listing_workloads_imports_neither_torch_nor_numpy():
@@ -144,7 +211,14 @@ def test_reading_a_data_set_does_not_import_torch():
 
 @pytest.mark.parametrize(
     "name, least",
-    [("lenet5", 0.985), ("lenet5_bias", 0.985), ("lenet5_digits", 0.97), ("mlp", 0.98), ("mlp_digits", 0.95)],
+    [
+        ("lenet5", 0.985),
+        ("lenet5_bias", 0.985),
+        ("lenet5_digits", 0.97),
+        ("mlp", 0.98),
+        ("mlp_digits", 0.95),
+        ("cifar_cnn", 0.62),
+    ],
 )
 def test_float_accuracy_on_the_card_is_what_the_weights_give(name, least):
     workload = workloads.load(name)
@@ -160,7 +234,7 @@ def test_float_accuracy_on_the_card_is_what_the_weights_give(name, least):
 
 @pytest.mark.parametrize("name", ["lenet_5", "../lenet5"])
 def test_unknown_workload_is_refused_with_the_known_ones(name):
-    known = "use one of lenet5, lenet5_bias, lenet5_digits, mlp, mlp_digits; did you mean 'lenet5'?"
+    known = f"use one of {', '.join(NAMES)}; did you mean 'lenet5'?"
     with refused(f"workload = '{name}' is not known; {known}"):
         workloads.describe(name)
 
@@ -186,7 +260,7 @@ def own(tmp_path, monkeypatch) -> Path:
 def test_own_training_run_is_found_by_name_and_runs(own, tmp_path, capsys):
     assert train.main(["lenet5", "--dataset", "digits", "--name", "mine", "--epochs", "1"]) == 0
     assert sorted(os.listdir(own)) == ["mine.safetensors", "mine.toml"]
-    assert workloads.names() == (*NAMES[:3], "mine", *NAMES[3:])
+    assert workloads.names() == (*COLOUR, *GREY[:3], "mine", *GREY[3:])
     info = workloads.describe("mine")
     assert info.summary == "LeNet-5 with ReLU and max pooling, no biases, the embedded digits enlarged to 32x32"
     assert (info.dataset, info.trained_on, info.input_size) == ("digits", "digits", 32)
@@ -205,8 +279,7 @@ def test_command_on_the_card_of_an_own_run_gives_the_same_bytes(own, tmp_path):
     )
     again = tmp_path / "again"
     assert train.main(command.replace("FOLDER", str(again)).split()[3:]) == 0
-    for name in ("mine.toml", "mine.safetensors"):
-        assert (again / name).read_bytes() == (own / name).read_bytes()
+    same_outcome(again, own, "mine")
 
 
 def test_own_workload_may_not_take_the_name_of_one_of_the_package(own):
@@ -287,7 +360,8 @@ def test_damaged_card_is_refused_in_one_line(shipped, old, new, message):
         (
             'class = "LeNet5"',
             'class = "LeNet6"',
-            "class = 'LeNet6' is not known; use one of LeNet5, MLP; did you mean 'LeNet5'?",
+            "class = 'LeNet6' is not known; use one of LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet; "
+            "did you mean 'LeNet5'?",
         ),
         (
             "bias = false",
@@ -567,7 +641,9 @@ def test_limit_keeps_the_first_images(mini):
 
 
 def test_unknown_data_set_and_split_are_refused(mini):
-    with refused("dataset = 'mnits' is not known; use one of mnist, fashion-mnist, digits; did you mean 'mnist'?"):
+    with refused(
+        "dataset = 'mnits' is not known; use one of mnist, fashion-mnist, digits, cifar10; did you mean 'mnist'?"
+    ):
         data.load_dataset("mnits", mini, "test")
     with refused("split = 'validation' is not a split of mnist; use 'train' or 'test'"):
         data.load_dataset("mnist", mini, "validation")
@@ -797,8 +873,22 @@ def tiny() -> tuple[train.Recipe, data.Dataset, data.Dataset]:
     )
 
 
-def test_interrupted_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
-    recipe, train_data, test_data = tiny()
+def tiny_in_colour() -> tuple[train.Recipe, data.Dataset, data.Dataset]:
+    """Two epochs of two steps each: batch norm, momentum, warm-up, mirroring and smoothed labels."""
+    recipe = dataclasses.replace(train.RECIPES["cifar_resnet"], epochs=3, batch=4)
+    draw = np.random.default_rng(3)
+    made = [
+        data.Dataset(
+            draw.random((7, 3, 32, 32), np.float32), draw.integers(0, 10, 7), "cifar10", split, Path("made here")
+        )
+        for split in ("train", "test")
+    ]
+    return recipe, made[0], made[1]
+
+
+@pytest.mark.parametrize("make", [tiny, tiny_in_colour])
+def test_interrupted_training_ends_in_the_same_bytes(make, tmp_path, monkeypatch):
+    recipe, train_data, test_data = make()
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     straight.mkdir()
     resumed.mkdir()
@@ -814,15 +904,14 @@ def test_interrupted_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(train._Run, "epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.train(recipe, train_data, test_data, seed=5, output=resumed)
-    assert os.listdir(resumed) == ["lenet5_digits.checkpoint.safetensors"]
+    assert os.listdir(resumed) == [f"{recipe.name}.checkpoint.safetensors"]
 
     passes = []
     monkeypatch.setattr(train._Run, "epoch", lambda *given: passes.append(1) or epoch(*given))
     assert train.train(recipe, train_data, test_data, seed=5, output=resumed) == card
     assert len(passes) == 2  # it went on, rather than starting again
-    assert sorted(os.listdir(resumed)) == ["lenet5_digits.safetensors", "lenet5_digits.toml"]
-    for name in os.listdir(straight):
-        assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+    assert sorted(os.listdir(resumed)) == [f"{recipe.name}.safetensors", f"{recipe.name}.toml"]
+    same_outcome(resumed, straight, recipe.name)
 
 
 def test_killed_training_ends_in_the_same_bytes_and_shows_no_bar_in_a_pipe(tmp_path):
@@ -843,8 +932,7 @@ def test_killed_training_ends_in_the_same_bytes_and_shows_no_bar_in_a_pipe(tmp_p
         resumed.stdout,
     )
     assert train.main([*command[3:-1], str(straight)]) == 0
-    for name in ("lenet5_digits.safetensors", "lenet5_digits.toml"):
-        assert (output / name).read_bytes() == (straight / name).read_bytes()
+    same_outcome(output, straight, "lenet5_digits")
 
 
 def test_trained_weights_load_from_the_folder_they_were_written_to(tmp_path):
@@ -906,13 +994,21 @@ def test_shift_moves_whole_images_by_up_to_two_pixels_and_zeros_move_in():
     [
         (
             ["lenet"],
-            "recipe = 'lenet' is not known; use one of lenet5, lenet5_bias, lenet5_digits, mlp, mlp_digits; "
-            "did you mean 'lenet5'?",
+            "recipe = 'lenet' is not known; use one of lenet5, lenet5_bias, lenet5_digits, mlp, mlp_digits, cifar_cnn, "
+            "cifar_resnet, cifar_mobilenet; did you mean 'lenet5'?",
         ),
         (
             ["lenet5", "--dataset", "fashion", "--name", "mine"],
-            "--dataset = 'fashion' is not known; use one of mnist, fashion-mnist, digits; "
+            "--dataset = 'fashion' is not known; use one of mnist, fashion-mnist, digits, cifar10; "
             "did you mean 'fashion-mnist'?",
+        ),
+        (
+            ["lenet5", "--dataset", "cifar10", "--name", "mine"],
+            "--dataset = 'cifar10' has images of 3 channels, LeNet5 takes 1; use mnist or fashion-mnist or digits",
+        ),
+        (
+            ["cifar_cnn", "--dataset", "digits", "--name", "mine"],
+            "--dataset = 'digits' has images of 1 channels, CifarCnn takes 3; use cifar10",
         ),
         (
             ["lenet5", "--dataset", "fashion-mnist"],
@@ -940,10 +1036,11 @@ def test_train_refuses_bad_arguments_in_one_line(arguments, message, capsys):
 
 
 def test_recipes_are_the_shipped_workloads():
-    assert tuple(train.RECIPES) == workloads.names()
+    assert sorted(train.RECIPES) == list(workloads.names())
     for name, recipe in train.RECIPES.items():
         card = cards.read_card(cards.WEIGHTS_FOLDER / f"{name}.toml")
         assert (card.summary, card.dataset, card.model) == (recipe.summary, recipe.dataset, recipe.model)
         assert (card.input_size, card.command) == (recipe.input_size, train._command(recipe, card.seed))
         assert (card.arguments, card.epochs) == ({"bias": recipe.bias}, recipe.epochs)
+        assert card.correct / card.tested >= 0.62
         assert card.model in models.MODELS

@@ -70,9 +70,9 @@ class Workload:
     Attributes:
         info: Its card.
         module: In eval mode, with the trained weights, float32, on the CPU.
-        example: float32 (1, 1, input_size, input_size), 0..1: the first test image of the embedded digits, whatever the
-            network was trained on, so that it is there without any data folder. One input, for shapes; not
-            for calibration.
+        example: float32 (1, channels, input_size, input_size), 0..1: the first test image of the embedded digits, the
+            same in all channels, whatever the network was trained on, so that it is there without any data folder. One
+            input, for shapes; not for calibration.
         dataset: ``info.dataset``.
     """
 
@@ -119,13 +119,14 @@ def load(name: str, folder: Path | None = None) -> Workload:
         import torch
     except ModuleNotFoundError:
         raise InputError(f"workload {name!r}: loading a network needs torch; pip install 'accelsim[torch]'") from None
-    from .data import load_dataset
+    from .data import CHANNELS, load_dataset
     from .models import load_trained
 
     path = _find(name, folder)
     card = read_card(path)
     module = load_trained(card, path.with_suffix(".safetensors"))
-    example = torch.from_numpy(load_dataset("digits", None, "test", limit=1, size=card.input_size).images)
+    digit = torch.from_numpy(load_dataset("digits", None, "test", limit=1, size=card.input_size).images)
+    example = digit.repeat(1, CHANNELS[card.dataset], 1, 1)
     return Workload(_info(card), module, example, card.dataset)
 
 
@@ -137,7 +138,7 @@ def calibration(name: str, folder: Path | None, count: int = 1024) -> npt.NDArra
         folder: Of the data set, as for `data.load_dataset`; not used for the digits, which are embedded.
         count: 1 to as many as the train split has.
     Returns:
-        float32 (count, 1, input_size, input_size), 0..1.
+        float32 (count, channels, input_size, input_size), 0..1.
     Raises:
         InputError: As for `describe` and `data.load_dataset`.
     """

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,8 @@ class Card:
         command: The command line that trains these weights, from the top of the repository.
         torch: The torch version that trained them; another one may round differently.
         sha256: Of the weights file.
+        cpu_minutes: Processor time of the training; None on cards from before it was taken. It differs from run to run
+            and does not count when cards are compared.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Card:
     command: str
     torch: str
     sha256: str
+    cpu_minutes: float | None = field(default=None, compare=False)
 
     @property
     def accuracy(self) -> float:
@@ -65,6 +68,7 @@ class Card:
 def write_card(card: Card) -> str:
     """Return the card as TOML; `read_card` reads it back to an equal `Card`."""
     arguments = ", ".join(f"{key} = {_toml(value)}" for key, value in card.arguments.items())
+    cpu = "" if card.cpu_minutes is None else f"cpu_minutes = {card.cpu_minutes}\n"
     return f"""\
 # Written by accelsim.workloads.train beside {card.name}.safetensors, which it describes.
 name = {_toml(card.name)}
@@ -88,7 +92,7 @@ command = {_toml(card.command)}
 epochs = {card.epochs}
 seed = {card.seed}
 torch = {_toml(card.torch)}
-
+{cpu}
 [weights]
 sha256 = {_toml(card.sha256)}
 """
@@ -125,6 +129,7 @@ def read_card(path: Path) -> Card:
         command=training.take("command", str),
         torch=training.take("torch", str),
         sha256=weights.take("sha256", str),
+        cpu_minutes=training.take("cpu_minutes", float) if "cpu_minutes" in training.entries else None,
     )
     stated = accuracy.take("float", float)
     for table in (root, model, accuracy, training, weights):

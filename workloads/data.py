@@ -7,15 +7,19 @@ name                  train  test   original      at size 32                 at 
 ``fashion-mnist``     60,000 10,000 28x28, 0..255 the same                   the same
 ``digits`` (embedded) 1,438  359    8x8, 0..16    pixel/16, repeated 4x4     pixel/16, repeated 3x3,
                                                                              framed by two 0
+``cifar10``           50,000 10,000 32x32 RGB,    pixel/255                  not made
+                                    0..255
 ===================== ====== ====== ============= ========================== =============================
 
-All become float32 (N, 1, size, size) in 0..1, where a frame of two zeros adds two rows or columns on each side.
+All become float32 (N, channels, size, size) in 0..1, where a frame of two zeros adds two rows or columns on each side;
+there is one channel, and three, red, green and blue, for CIFAR-10.
 No mean is subtracted: black stays 0, so a quantised input can have the zero point 0 and zero padding is exact.
 
 MNIST and Fashion-MNIST are read from the four idx files of the original distributions, gzip'd or plain, and
 compared with the originals by sha256: a folder that holds something else is refused, never read as if it were
-the data set asked for. Nothing is downloaded unless asked: ``python -m accelsim.workloads.data mnist`` or
-`fetch`.
+the data set asked for. CIFAR-10 is read from the binary version of its distribution, compared likewise, or from a
+folder's own ``cifar10.npz``, which nothing can be compared with and which may hold fewer images; see `cifar10`.
+Nothing is downloaded unless asked: ``python -m accelsim.workloads.data mnist`` or `fetch`.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ import numpy.typing as npt
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import read_bytes, write_whole
 
+from . import cifar10
+
 Split = Literal["train", "test"]
 
 ENVIRONMENT_VARIABLE = "ACCELSIM_DATA"
@@ -53,9 +59,9 @@ class Dataset:
     """One split, or its first images, of a data set.
 
     Attributes:
-        images: float32 (N, 1, size, size), 0..1, in the data set's original order.
+        images: float32 (N, channels, size, size), 0..1, in the data set's original order.
         labels: int64 (N,), 0..9.
-        name: ``mnist``, ``fashion-mnist`` or ``digits``.
+        name: One of `DATASETS`.
         split: ``train`` or ``test``.
         source: The folder the files were read from.
     """
@@ -171,8 +177,11 @@ _MIRRORS: Mapping[str, Sequence[str]] = {
     ),
 }
 
-DATASETS: tuple[str, ...] = (*_IDX_FILES, "digits")
+DATASETS: tuple[str, ...] = (*_IDX_FILES, "digits", "cifar10")
 """The names `load_dataset` knows."""
+
+CHANNELS: Mapping[str, int] = {dataset: 3 if dataset == "cifar10" else 1 for dataset in DATASETS}
+"""Of the images of each data set: grey, or red, green and blue."""
 
 SIZES: tuple[int, ...] = (28, 32)
 """The heights (and equal widths) of the images that `load_dataset` makes."""
@@ -191,12 +200,13 @@ def load_dataset(
 
     Args:
         dataset: One of `DATASETS`.
-        folder: The folder with the data set's four idx files, or one that holds such folders named after the
-            data sets. None: the environment variable ACCELSIM_DATA, in the same two forms; if that is not
-            set, ``~/.cache/accelsim/<dataset>``. Not used for ``digits``, which is embedded.
+        folder: The folder with the data set's files, or one that holds such folders named after the data sets.
+            None: the environment variable ACCELSIM_DATA, in the same two forms; if that is not set,
+            ``~/.cache/accelsim/<dataset>``. Not used for ``digits``, which is embedded.
         split: ``train`` or ``test``.
         limit: Only the first `limit` images, 1 to as many as the split has; None for all.
-        size: One of `SIZES`: height and width of the images, which a workload's card calls ``input_size``.
+        size: One of `SIZES`: height and width of the images, which a workload's card calls ``input_size``; for
+            ``cifar10`` 32.
         download: Fetch the files if they are absent (see `fetch`). False never touches the network.
     Raises:
         InputError: An unknown name, split or size, a limit out of range, a file that is absent, unreadable, damaged
@@ -209,6 +219,8 @@ def load_dataset(
         raise InputError(f"size = {size} is not a size of {dataset}'s images; use {' or '.join(map(str, SIZES))}")
     if dataset == "digits":
         return _load_digits(split, limit, size)
+    if dataset == "cifar10":
+        return _load_cifar10(folder, split, limit, size, download)
     image_file, label_file = _IDX_FILES[dataset][split]
     count = _count(dataset, split, limit, available=image_file.shape[0])
     if download and not _present(dataset, folder):
@@ -244,6 +256,23 @@ def _load_digits(split: Split, limit: int | None, size: int) -> Dataset:
     return Dataset(_framed(enlarged, size), labels[rows].astype(np.int64), "digits", split, DIGITS_FILE.parent)
 
 
+def _load_cifar10(folder: Path | None, split: Split, limit: int | None, size: int, download: bool) -> Dataset:
+    if size != 32:
+        raise InputError(f"size = {size} is not a size of cifar10's images; use 32")
+    if download and not any(cifar10.whole(place) for place in _places("cifar10", folder)[0]):
+        fetch("cifar10", folder)
+    source = find_folder("cifar10", folder)
+    pixels, labels = cifar10.read(
+        source,
+        split,
+        lambda available: _count("cifar10", split, limit, available=available),
+        f"fetch the files again: {_fetch_command('cifar10', source)}",
+    )
+    images = pixels.astype(np.float32)
+    images /= np.float32(255)
+    return Dataset(images, labels.astype(np.int64), "cifar10", split, source)
+
+
 def _framed(pixels: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
     """Return (N, side, side) as (N, 1, size, size), the same number of zeros on all four sides."""
     frame = (size - pixels.shape[1]) // 2
@@ -251,28 +280,34 @@ def _framed(pixels: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float3
 
 
 def find_folder(dataset: str, folder: Path | None = None) -> Path:
-    """Return the folder that holds a data set's idx files; where it is looked for is told at `load_dataset`.
+    """Return the folder that holds a data set's files; where it is looked for is told at `load_dataset`.
 
     Raises:
-        InputError: An unknown name, ``digits`` (embedded, no folder), or no idx file of that data set's names
-            there.
+        InputError: An unknown name, or no file of that data set's names there.
     """
     _check_name(dataset)
     if dataset == "digits":
         return DIGITS_FILE.parent
     places, said_by = _places(dataset, folder)
     for place in places:
-        if any(_candidates(place, file) for pair in _IDX_FILES[dataset].values() for file in pair):
+        if _has_files(dataset, place):
             return place
     tried = " and ".join(str(place) for place in places)
+    found = next(filter(None, map(cifar10.pickled, places)), None) if dataset == "cifar10" else None
+    if found is not None:
+        raise InputError(
+            f"{found}: the Python version of CIFAR-10, a pickle, which is never opened here; "
+            f"fetch the binary version: {_fetch_command(dataset, folder)}"
+        )
+    kind = "idx file" if dataset in _IDX_FILES else "file"
     raise InputError(
-        f"{tried}: no idx file of {dataset} here ({said_by}); give the folder with --data or "
+        f"{tried}: no {kind} of {dataset} here ({said_by}); give the folder with --data or "
         f"{ENVIRONMENT_VARIABLE}, or download the files: {_fetch_command(dataset, folder)}"
     )
 
 
 def fetch(dataset: str, folder: Path | None = None) -> Path:
-    """Download what is absent or damaged of a data set's four files, and return the folder they are in.
+    """Download what is absent or damaged of a data set's files, and return the folder they are in.
 
     Files go to `folder` if it is named after the data set, else to ``folder/<dataset>``; without `folder` the
     same with ACCELSIM_DATA, else to ``~/.cache/accelsim/<dataset>``. Each is compared with the original's
@@ -291,6 +326,9 @@ def fetch(dataset: str, folder: Path | None = None) -> Path:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target}: cannot create the folder: {error.strerror}; choose a writable one") from error
+    if dataset == "cifar10":
+        cifar10.fetch(target, _elsewhere())
+        return target
     for pair in _IDX_FILES[dataset].values():
         for file in pair:
             path = target / f"{file.name}.gz"
@@ -326,6 +364,13 @@ def _places(dataset: str, folder: Path | None) -> tuple[tuple[Path, ...], str]:
     except RuntimeError as error:  # a container's user without HOME and without an entry in passwd
         raise InputError(f"{dataset}: no home folder is known; set {ENVIRONMENT_VARIABLE}") from error
     return (home / ".cache" / "accelsim" / dataset,), "the default folder"
+
+
+def _has_files(dataset: str, place: Path) -> bool:
+    """Whether `place` has at least one of the data set's files, whatever is in it."""
+    if dataset == "cifar10":
+        return cifar10.present(place)
+    return any(_candidates(place, file) for pair in _IDX_FILES[dataset].values() for file in pair)
 
 
 def _present(dataset: str, folder: Path | None) -> bool:
@@ -453,9 +498,12 @@ def _download(dataset: str, file: _IdxFile) -> bytes:
             return bytes(content)
         failures.append(f"{url}: sha256 = {_short(digest)}, not the original's {_short(file.gzip_sha256)}")
     raise InputError(
-        f"{dataset}/{file.name}.gz: no mirror gave the original file ({'; '.join(failures)}); "
-        f"copy the file from elsewhere and name its folder with --data or {ENVIRONMENT_VARIABLE}"
+        f"{dataset}/{file.name}.gz: no mirror gave the original file ({'; '.join(failures)}); {_elsewhere()}"
     )
+
+
+def _elsewhere() -> str:
+    return f"copy the file from elsewhere and name its folder with --data or {ENVIRONMENT_VARIABLE}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -464,7 +512,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m accelsim.workloads.data",
         description="Download a data set, keeping the files that are whole.",
     )
-    parser.add_argument("dataset", help=", ".join(_IDX_FILES))
+    parser.add_argument("dataset", help=", ".join((*_IDX_FILES, "cifar10")))
     parser.add_argument("--data", type=Path, help=f"folder (default: {ENVIRONMENT_VARIABLE}, else ~/.cache/accelsim)")
     given = parser.parse_args(arguments)
     try:

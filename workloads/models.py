@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import safetensors.torch
 import torch
@@ -20,13 +19,9 @@ from accelsim.errors import InputError, did_you_mean
 from accelsim.files import read_bytes
 
 from .cards import Card
-
-
-class Network(nn.Module):
-    """What every network here says of itself: that it takes float32 (N, 1, input_size, input_size), 0..1."""
-
-    input_size: ClassVar[int]
-    """One of `data.SIZES`."""
+from .cifar_models import CifarCnn, CifarMobileNet, CifarResNet
+from .data import CHANNELS
+from .network import Network
 
 
 class LeNet5(Network):
@@ -118,8 +113,14 @@ class MLP(Network):
         return logits
 
 
-MODELS: Mapping[str, type[Network]] = {"LeNet5": LeNet5, "MLP": MLP}
+MODELS: Mapping[str, type[Network]] = {
+    model.__name__: model for model in (LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet)
+}
 """The classes a card may name as ``[model] class``; their keyword arguments are its ``arguments``."""
+
+
+NOT_KEPT = "num_batches_tracked"
+"""The part of a network's state, by its name's end, that a weights file does not hold."""
 
 
 def load_trained(card: Card, path: Path) -> nn.Module:
@@ -144,7 +145,8 @@ def load_trained(card: Card, path: Path) -> nn.Module:
     # The initial weights are drawn only to be replaced; the caller's random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):
         module = _build(card, path.with_suffix(".toml"))
-    expected = module.state_dict()
+    # Batch norm counts its batches for an average that no network here takes; the count is not kept with the weights.
+    expected = {key: tensor for key, tensor in module.state_dict().items() if not key.endswith(NOT_KEPT)}
     for name in sorted(expected.keys() | tensors.keys()):
         where = f"{path}: tensor {name!r}"
         if name not in tensors:
@@ -157,7 +159,7 @@ def load_trained(card: Card, path: Path) -> nn.Module:
             raise InputError(f"{where} is {kind}; {card.model} with {_spelled(card)} has float32 {shape}")
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{where} holds NaN or an infinity; weights must be finite, train it again")
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, strict=False)  # all names are compared above
     return module.eval()
 
 
@@ -166,6 +168,11 @@ def _build(card: Card, path: Path) -> Network:
         raise InputError(
             f"{path} [model]: class = {card.model!r} is not known; use one of {', '.join(MODELS)}"
             f"{did_you_mean(card.model, MODELS)}"
+        )
+    if card.dataset not in CHANNELS or CHANNELS[card.dataset] != MODELS[card.model].channels:
+        raise InputError(
+            f"{path}: dataset = {card.dataset!r} has no images for {card.model}, which takes "
+            f"{MODELS[card.model].channels} channels; train again, which writes the card"
         )
     size = MODELS[card.model].input_size
     if card.input_size != size:

@@ -24,6 +24,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,13 +42,14 @@ from accelsim.files import write_whole
 
 from . import ENVIRONMENT_VARIABLE
 from .cards import WEIGHTS_FOLDER, Card, write_card
-from .data import DATASETS, Dataset, load_dataset
-from .models import MODELS
+from .data import CHANNELS, DATASETS, Dataset, load_dataset
+from .models import MODELS, NOT_KEPT
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one workload is trained: AdamW on the cross entropy; the learning rate falls along half a cosine.
+    """How one workload is trained: on the cross entropy; the learning rate rises in a line, if there is a warm-up, and
+    falls along half a cosine.
 
     Attributes:
         name: The workload's name.
@@ -57,9 +59,13 @@ class Recipe:
         bias: The model's argument.
         epochs: Passes over the train split.
         batch: Images per step; the last, smaller batch of an epoch is used too.
-        learning_rate: At the first step.
+        learning_rate: The greatest: at the first step, or after the warm-up.
         weight_decay: Share of each weight that a step takes off, times the learning rate.
         max_shift: Each image is moved by up to so many pixels, per axis, anew in each epoch; zeros move in.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov's momentum of 0.9; then biases and batch norm do not decay.
+        warm_up: Share of all steps, 0 to below 1, in which the learning rate rises from 0.
+        label_smoothing: Share of the target that is spread over all classes.
+        flip: Whether each image is mirrored left to right with probability 1/2, anew in each epoch.
         varies: The name of the one of `RECIPES` that this is with another name or data set; None for those.
     """
 
@@ -73,6 +79,10 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     max_shift: int
+    optimizer: str = "adamw"
+    warm_up: float = 0.0
+    label_smoothing: float = 0.0
+    flip: bool = False
     varies: str | None = None
 
     @property
@@ -90,6 +100,7 @@ _PICTURES = {
     "mnist": "{size} images of MNIST",
     "fashion-mnist": "{size} images of Fashion-MNIST",
     "digits": "the embedded digits enlarged to {size}",
+    "cifar10": "{size} colour images of CIFAR-10",
 }
 """For each data set, what the summary of a workload says of its images."""
 
@@ -157,6 +168,51 @@ RECIPES = {
             weight_decay=1e-2,
             max_shift=1,
         ),
+        Recipe(
+            name="cifar_cnn",
+            network="CNN of 2 convolutions and 3 linear layers with ReLU and max pooling",
+            dataset="cifar10",
+            model="CifarCnn",
+            bias=True,
+            epochs=30,
+            batch=64,
+            learning_rate=2e-3,
+            weight_decay=1e-2,
+            max_shift=2,
+            flip=True,
+        ),
+        Recipe(
+            name="cifar_resnet",
+            network="ResNet-14 with batch norm and residual additions",
+            dataset="cifar10",
+            model="CifarResNet",
+            bias=True,
+            epochs=16,
+            batch=128,
+            learning_rate=0.2,
+            weight_decay=5e-4,
+            max_shift=4,
+            optimizer="sgd",
+            warm_up=0.2,
+            label_smoothing=0.1,
+            flip=True,
+        ),
+        Recipe(
+            name="cifar_mobilenet",
+            network="MobileNetV2-like inverted residuals with depthwise convolutions, batch norm and ReLU",
+            dataset="cifar10",
+            model="CifarMobileNet",
+            bias=True,
+            epochs=18,
+            batch=128,
+            learning_rate=0.15,
+            weight_decay=2e-4,
+            max_shift=4,
+            optimizer="sgd",
+            warm_up=0.2,
+            label_smoothing=0.05,
+            flip=True,
+        ),
     )
 }
 
@@ -166,7 +222,7 @@ def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int,
 
     Args:
         recipe: What to train and how.
-        train_data: Images to learn from, float32 (N, 1, input_size, input_size) in 0..1.
+        train_data: Images to learn from, float32 (N, channels, input_size, input_size) in 0..1.
         test_data: Images for the accuracy on the card; seen by nothing else.
         seed: 0..2**63-1, of the initial weights, the order of the images and their shifts.
         output: An existing folder for ``<name>.safetensors``, ``<name>.toml`` and, until the end,
@@ -192,7 +248,7 @@ def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int,
             write_whole(checkpoint, run.checkpoint())
             tqdm.write(f"{recipe.name}: epoch {run.epochs_done} of {recipe.epochs}, mean loss {loss:.4f}")
         correct = count_correct(run.model, test_data)
-        weights = save({key: value.contiguous() for key, value in run.model.state_dict().items()})
+        weights = save(trained_tensors(run.model))
     card = Card(
         name=recipe.name,
         summary=recipe.summary,
@@ -208,12 +264,19 @@ def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int,
         seed=seed,
         command=_command(recipe, seed),
         torch=torch.__version__,
+        cpu_minutes=round(run.cpu_seconds / 60, 2),
         sha256=hashlib.sha256(weights).hexdigest(),
     )
     write_whole(output / f"{recipe.name}.safetensors", weights)
     write_whole(output / f"{recipe.name}.toml", write_card(card))
     checkpoint.unlink(missing_ok=True)
     return card
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What the weights file holds of a network: all of its state but batch norm's count of batches, used by none."""
+    state = model.state_dict().items()
+    return {key: value.contiguous() for key, value in state if not key.endswith(NOT_KEPT)}
 
 
 def count_correct(model: nn.Module, data: Dataset, *, batch: int = 1000) -> int:
@@ -231,18 +294,19 @@ class _Run:
     """A training under way: everything that the next step depends on."""
 
     def __init__(self, recipe: Recipe, seed: int):
-        self.recipe, self.seed, self.epochs_done = recipe, seed, 0
+        self.recipe, self.seed, self.epochs_done, self.cpu_seconds = recipe, seed, 0, 0.0
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
             self.model = MODELS[recipe.model](bias=recipe.bias)
+        # The order of elements in memory that convolutions on several channels take least time with.
+        self.memory = torch.contiguous_format if MODELS[recipe.model].channels == 1 else torch.channels_last
+        self.model.to(memory_format=self.memory)  # type: ignore[call-overload]  # torch's annotations lack this form
         self.random = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        self.optimizer = _optimizer(recipe, self.model)
 
     def epoch(self, images: Tensor, labels: Tensor) -> float:
         """Pass over all images once; return the mean loss."""
-        recipe, count = self.recipe, len(labels)
+        recipe, count, began = self.recipe, len(labels), time.process_time()
         self.model.train()
         order = torch.randperm(count, generator=self.random)
         steps = math.ceil(count / recipe.batch)
@@ -251,15 +315,20 @@ class _Run:
         for step in tqdm(range(steps), desc=title, unit="step", leave=False, disable=None):
             done = (self.epochs_done + step / steps) / recipe.epochs
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+                group["lr"] = recipe.learning_rate * _share_of_rate(done, recipe.warm_up)
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-            logits = self.model(shifted(images[rows], recipe.max_shift, self.random))
-            loss = functional.cross_entropy(logits, labels[rows])
+            batch = shifted(images[rows], recipe.max_shift, self.random)
+            if recipe.flip:
+                batch = flipped(batch, self.random)
+            # A copy, because for one channel every order counts as contiguous, and convolutions take another path.
+            logits = self.model(batch.clone(memory_format=self.memory))
+            loss = functional.cross_entropy(logits, labels[rows], label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             total += loss.item() * len(rows)
         self.epochs_done += 1
+        self.cpu_seconds += time.process_time() - began
         return total / count
 
     def plan(self) -> dict[str, object]:
@@ -268,12 +337,13 @@ class _Run:
 
     def checkpoint(self) -> bytes:
         """Return all of it as one safetensors file; what is no tensor stands in its metadata as JSON."""
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        tensors = {f"model.{key}": value.contiguous() for key, value in self.model.state_dict().items()}
         for key, parameter in self.model.named_parameters():
             for entry, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{entry}.{key}"] = value
+                tensors[f"optimizer.{entry}.{key}"] = value.contiguous()
         tensors["random"] = self.random.get_state()
-        return save(tensors, {"plan": json.dumps(self.plan()), "epochs_done": str(self.epochs_done)})
+        metadata = {"epochs_done": str(self.epochs_done), "cpu_seconds": str(self.cpu_seconds)}
+        return save(tensors, {"plan": json.dumps(self.plan()), **metadata})
 
     def restore(self, path: Path) -> None:
         """Continue where the checkpoint was written."""
@@ -283,6 +353,7 @@ class _Run:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
             plan, self.epochs_done = json.loads(metadata["plan"]), int(metadata["epochs_done"])
+            self.cpu_seconds = float(metadata["cpu_seconds"])
             for key, here in self.plan().items():
                 if plan[key] != here:
                     raise InputError(f"{path}: {key} = {plan[key]!r} in the checkpoint, {here!r} asked for; {remedy}")
@@ -291,26 +362,54 @@ class _Run:
             )
             for key, parameter in self.model.named_parameters():
                 self.optimizer.state[parameter] = {
-                    entry: tensors[f"optimizer.{entry}.{key}"] for entry in ("step", "exp_avg", "exp_avg_sq")
+                    entry: tensors[f"optimizer.{entry}.{key}"] for entry in _OPTIMIZER_STATE[self.recipe.optimizer]
                 }
             self.random.set_state(tensors["random"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: not a whole checkpoint ({error}); {remedy}") from None
 
 
+_OPTIMIZER_STATE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+"""What each optimizer keeps of a parameter."""
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    weights = [parameter for parameter in model.parameters() if parameter.ndim != 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True)
+
+
+def _share_of_rate(done: float, warm_up: float) -> float:
+    """The learning rate's share of its greatest, 0..1, when the share `done`, 0..1, of all steps is done."""
+    if done < warm_up:
+        return done / warm_up
+    return (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up))) / 2
+
+
+def flipped(images: Tensor, random: torch.Generator) -> Tensor:
+    """Return the images, (N, C, H, W), each mirrored left to right with probability 1/2; one draw per image."""
+    mirrored = torch.randint(0, 2, (len(images), 1, 1, 1), generator=random) == 1
+    return torch.where(mirrored, images.flip(3), images)
+
+
 def shifted(images: Tensor, max_shift: int, random: torch.Generator) -> Tensor:
     """Return each image moved by -max_shift..max_shift pixels per axis, drawn from `random`; zeros move in.
 
     Args:
-        images: (N, 1, H, W), any dtype.
+        images: (N, C, H, W), any dtype.
         max_shift: Pixels, 0 or more.
         random: Two draws per image.
     """
     count, _, height, width = images.shape
-    padded = functional.pad(images, (max_shift,) * 4)[:, 0]
+    padded = functional.pad(images, (max_shift,) * 4)
     corner = torch.randint(0, 2 * max_shift + 1, (2, count, 1), generator=random)
     rows, columns = corner[0] + torch.arange(height), corner[1] + torch.arange(width)
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
+    # Broadcast to (N, H, W) rows of the last axis, C: advanced indices around a slice put it there.
+    moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
 
 
 @contextmanager
@@ -345,6 +444,12 @@ def _chosen(given: argparse.Namespace) -> Recipe:
     if dataset not in DATASETS:
         raise InputError(
             f"--dataset = {dataset!r} is not known; use one of {', '.join(DATASETS)}{did_you_mean(dataset, DATASETS)}"
+        )
+    if CHANNELS[dataset] != MODELS[recipe.model].channels:
+        fit = [other for other in DATASETS if CHANNELS[other] == MODELS[recipe.model].channels]
+        raise InputError(
+            f"--dataset = {dataset!r} has images of {CHANNELS[dataset]} channels, {recipe.model} takes "
+            f"{MODELS[recipe.model].channels}; use {' or '.join(fit)}"
         )
     if (dataset, name) != (recipe.dataset, recipe.name):
         if name in RECIPES:

@@ -11,6 +11,7 @@ from accelsim.config.hardware import (
 )
 from accelsim.config.presets import find_preset, preset_folder, preset_names
 from accelsim.config.quantization import QuantizationScheme, load_quantization
+from accelsim.config.study import Row, StudyPlan, Trial, check_seeds, load_study
 
 __all__ = [
     "MAX_LANES",
@@ -18,12 +19,17 @@ __all__ = [
     "TABLE_ENTRIES",
     "Hardware",
     "QuantizationScheme",
+    "Row",
     "Section",
+    "StudyPlan",
+    "Trial",
     "build",
+    "check_seeds",
     "find_preset",
     "hardware_from_dict",
     "load_hardware",
     "load_quantization",
+    "load_study",
     "preset_folder",
     "preset_names",
     "read_toml",

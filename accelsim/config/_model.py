@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -139,6 +140,9 @@ def _first_line(model: type[Section], error: ValidationError, source: str) -> st
             return f"{said} must be true or false, written without quotes"
         case "string_type":
             return f"{said} must be text in quotes"
+        case "too_short" | "too_long":
+            word, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+            return f"{said} must hold at {word} {context[limit]}"
         case "tuple_type" | "list_type":
             return f"{said} must be an array in brackets, such as [{_short(given)}]"
         case _:
@@ -148,20 +152,25 @@ def _first_line(model: type[Section], error: ValidationError, source: str) -> st
 
 def _split(location: tuple[int | str, ...]) -> tuple[list[str], str]:
     """Sections and key; an element of an array belongs to its key: ``dataflows[1]``."""
-    parts, index = list(location), ""
-    while len(parts) > 1 and isinstance(parts[-1], int):
-        index = f"[{parts.pop()}]{index}"
-    return [str(part) for part in parts[:-1]], f"{parts[-1]}{index}" if parts else ""
+    parts: list[str] = []
+    for part in location:
+        if parts and isinstance(part, int):
+            parts[-1] += f"[{part}]"
+        else:
+            parts.append(str(part))
+    return parts[:-1], parts[-1] if parts else ""
 
 
 def _keys_at(model: type[BaseModel], section: Iterable[str]) -> list[str]:
     kind: Any = model
-    for part in section:
+    for part, _, index in (step.partition("[") for step in section):
         if get_origin(kind) is dict:  # the user's own names
             kind = get_args(kind)[1]
             continue
         field = kind.model_fields.get(part) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         kind = field.annotation if field else None
+        if index or get_origin(kind) is UnionType:  # an element of an array of tables; a table that may be absent
+            kind = next((one for one in get_args(kind) if isinstance(one, type) and issubclass(one, BaseModel)), None)
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 

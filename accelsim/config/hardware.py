@@ -180,8 +180,12 @@ class Hardware(Section):
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
 
 
-def load_hardware(name_or_path: str | Path = "default_16x16", overrides: list[str] | None = None) -> Hardware:
+def load_hardware(
+    name_or_path: str | Path = "default_16x16", overrides: list[str] | None = None, option: str = "--set"
+) -> Hardware:
     """Load a preset by name (`accelsim list`) or a TOML file; `overrides` are ``section.key=value``.
+
+    `option` is what errors call an override.
 
     Raises:
         InputError: one line with file, key, value, rule and remedy.
@@ -190,7 +194,7 @@ def load_hardware(name_or_path: str | Path = "default_16x16", overrides: list[st
     data = read_toml(path)
     data.setdefault("name", path.stem)
     for assignment in overrides or []:
-        set_key(data, assignment, Hardware)
+        set_key(data, assignment, Hardware, option)
     return build(Hardware, data, str(name_or_path))
 
 

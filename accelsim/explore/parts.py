@@ -15,8 +15,8 @@ from accelsim.errors import InputError
 from accelsim.files import check_folder, read_bytes, write_json
 
 RESULTS_DEPEND_ON = (
-    *("numerics", "config", "ir", "isa", "timing", "compiler", "machine", "engine", "energy", "explore"),
-    *("accounting.py", "pipeline.py"),
+    *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler", "machine", "engine"),
+    *("training", "energy", "explore", "accounting.py", "pipeline.py", "sources.py"),
 )
 """Sources of the package that decide a figure; a part made by others is made again."""
 

@@ -15,6 +15,7 @@ from accelsim.ir.float_graph import (
     FloatMaxPool2d,
     FloatNode,
     check_float_graph,
+    float_graph_digest,
 )
 from accelsim.ir.integer_graph import (
     OP_NAMES,
@@ -81,6 +82,7 @@ __all__ = [
     "check_float_graph",
     "check_integer_graph",
     "evaluate",
+    "float_graph_digest",
     "graph_digest",
     "host_operators",
     "largest_sum",

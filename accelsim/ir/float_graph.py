@@ -5,6 +5,7 @@ Shapes leave the batch out and follow PyTorch: (C, H, W) for images, (K,) for ve
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -144,6 +145,20 @@ class FloatGraph:
     def users(self, name: str) -> list[FloatNode]:
         """Nodes that read the output of `name`."""
         return [node for node in self.nodes if name in node.inputs]
+
+
+def float_graph_digest(graph: FloatGraph) -> str:
+    """SHA-256 of everything that a graph computes with: operations, their settings, every bit of every parameter."""
+    digest = hashlib.sha256(repr((graph.name, graph.output)).encode())
+    for node in graph.nodes:
+        digest.update(type(node).__name__.encode())
+        for field_name, value in sorted(vars(node).items()):
+            if isinstance(value, np.ndarray):
+                digest.update(repr((field_name, value.shape, value.dtype.str)).encode())
+                digest.update(np.ascontiguousarray(value).tobytes())
+            else:
+                digest.update(repr((field_name, value)).encode())
+    return digest.hexdigest()
 
 
 def window_extent(size: int, before: int, after: int, kernel: int, stride: int, dilation: int = 1) -> int:

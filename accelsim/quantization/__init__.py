@@ -5,6 +5,7 @@ from accelsim.quantization.lowering import CalibrationWarning, lower
 from accelsim.quantization.observe import calibrate, evaluate
 from accelsim.quantization.post_training import quantize
 from accelsim.quantization.ranges import MinMaxObserver, Observer, Range
+from accelsim.quantization.weights_only import with_quantized_weights
 
 __all__ = [
     "CalibrationWarning",
@@ -18,4 +19,5 @@ __all__ = [
     "lower",
     "quantize",
     "replace_relu6",
+    "with_quantized_weights",
 ]

@@ -6,6 +6,7 @@ from accelsim.report.document import build_report, describe_hardware
 from accelsim.report.evaluation import evaluation_report, show_evaluation
 from accelsim.report.figures import write_figures
 from accelsim.report.requantization import show_requantization_difference
+from accelsim.report.scheme_study import scheme_study_csv, scheme_study_figure, show_scheme_study
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
 from accelsim.report.waveform import write_waveform
@@ -17,10 +18,13 @@ __all__ = [
     "evaluation_report",
     "show_comparison",
     "describe_hardware",
+    "scheme_study_csv",
+    "scheme_study_figure",
     "show",
     "show_evaluation",
     "show_image",
     "show_requantization_difference",
+    "show_scheme_study",
     "show_study",
     "study_csv",
     "study_figure",

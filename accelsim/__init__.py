@@ -32,6 +32,7 @@ _HOMES = {
     "load_energy": "accelsim.api",
     "load_graph": "accelsim.api",
     "load_hardware": "accelsim.api",
+    "load_onnx": "accelsim.importers",
     "load_program": "accelsim.api",
     "load_quantization": "accelsim.api",
     "quantize": "accelsim.quantization",
@@ -57,6 +58,7 @@ __all__ = [  # a literal, for tools; the same names as _HOMES
     "load_energy",
     "load_graph",
     "load_hardware",
+    "load_onnx",
     "load_program",
     "load_quantization",
     "quantize",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from accelsim.config import Hardware, QuantizationScheme
     from accelsim.errors import InputError
     from accelsim.frontend import capture
+    from accelsim.importers import load_onnx
     from accelsim.ir import IntegerGraph, quantize_input
     from accelsim.isa import Program
     from accelsim.machine import Accelerator

@@ -1,13 +1,14 @@
 """What a user names on the command line, found: a workload as an integer graph, and the images to run on it.
 
-WORKLOAD is a shipped name, a graph or program directory, or ``file.py:function``, whose function returns an
-`nn.Module` and an example input.
+WORKLOAD is a shipped name, a graph or program directory, or ``file.py:function``, whose function returns a model (an
+`nn.Module`, or one that PyTorch's PT2E flow has quantised) and an example input.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Source:
         example: the input a user's own model came with, float (N, C, H, W) or (N, K); else None.
         float_accuracy: the float network's, 0..1, where it was trained on that data set.
         module: the float network, a `torch.nn.Module` in evaluation mode; None for a graph or program directory.
+        reference: images to the codes (N, H, W, C) of every node, as the library that quantised an imported model
+            computes them; else None.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Source:
     example: Images | None = None
     float_accuracy: float | None = None
     module: Any = None
+    reference: Callable[[Images], dict[str, npt.NDArray[np.int64]]] | None = None
 
 
 def find_workload(
@@ -84,6 +88,11 @@ def find_workload(
         if (folder / "graph.json").exists():
             graph = load_graph(folder)
             return Source(workload, graph, *_known_data(data, graph.input.output.height))
+    if path.suffix == ".pt2":
+        raise InputError(
+            f"{workload}: torch.export.load unpickles what it reads, which can run any code; return the program from a "
+            "function of your own and name it file.py:function"
+        )
     if ":" in workload or path.suffix == ".py":
         return _user_model(workload, quantization, data, calibration)
     return _shipped(workload, quantization, data, calibration)
@@ -123,7 +132,7 @@ def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, 
 
 def _user_model(workload: str, quantization: QuantizationScheme, data: str | None, calibration: Path | None) -> Source:
     """Capture and quantise what ``file.py:function`` returns; its example is the calibration of last resort."""
-    from accelsim.frontend import capture, load_user_model
+    from accelsim.frontend import capture, is_pt2e, load_user_model, read_pt2e
     from accelsim.quantization import quantize
 
     module, example = load_user_model(workload)
@@ -136,8 +145,27 @@ def _user_model(workload: str, quantization: QuantizationScheme, data: str | Non
     else:
         images = shown
     name = workload.rpartition(":")[2]
+    if is_pt2e(module):
+        _check_settled(workload, quantization)
+        model = read_pt2e(module, name, quantization, calibration=images)
+        return Source(workload, model.graph, dataset, size, example=shown, reference=model.reference_codes)
     graph = quantize(capture(module, example, name), images, quantization)
     return Source(workload, graph, dataset, size, example=shown, module=module.eval())
+
+
+NOT_OF_A_MODEL = ("zero_points", "bias_at", "accumulator_width_bits", "requantization")
+"""Parts of a scheme that a model quantised elsewhere does not settle itself."""
+
+
+def _check_settled(workload: str, quantization: QuantizationScheme) -> None:
+    """Refuse a scheme that asks for what an imported model has decided already."""
+    default = QuantizationScheme()
+    for key in type(quantization).model_fields:
+        if key not in NOT_OF_A_MODEL and getattr(quantization, key) != getattr(default, key):
+            raise InputError(
+                f"{workload}: the model is quantised already, so [{key}] of the scheme would change nothing; "
+                f"set only {', '.join(NOT_OF_A_MODEL)}"
+            )
 
 
 def choose_dataset(wanted: str, data: str | None) -> str:

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "numerics": set(),
     "config": {"numerics"},
     "ir": {"numerics"},
-    "frontend": {"numerics", "ir"},
+    # Models that PyTorch has quantised are read with the scheme and the scale rule of our own quantisation.
+    "frontend": {"numerics", "config", "ir", "quantization"},
     "quantization": {"numerics", "config", "ir"},
     "isa": {"numerics", "config"},
     "timing": {"numerics", "config", "isa"},
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "engine": {"numerics", "ir"},
     # Fine-tuning: float models come in through frontend and quantization, and run forward on the engine.
     "training": {"numerics", "config", "ir", "frontend", "quantization", "engine"},
+    "exporters": {"numerics", "ir", "quantization"},
     "energy": {"config", "timing"},
     "vectors": {"numerics", "config", "ir", "isa", "timing", "machine", "engine"},
     "rtl": {"numerics", "config", "isa", "timing", "machine", "vectors"},

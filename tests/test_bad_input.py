@@ -127,7 +127,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Words ----------------------------------------------------------------------------------------------------------
 
-COMMANDS = "commands: run, compile, quantize, evaluate, accumulator, compare, simulate, cosim, disasm, vectors, list"
+COMMANDS = (
+    "commands: run, compile, quantize, export, evaluate, accumulator, compare, simulate, cosim, disasm, vectors, list"
+)
 
 
 @pytest.mark.parametrize(

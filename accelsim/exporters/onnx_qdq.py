@@ -180,8 +180,8 @@ class _Writer:
         if low == tensor.zero_point > container.min and high == container.max:
             real = self._op("Relu", [real], f"{node.name}/limited")
         elif (low, high) != (container.min, container.max):
-            ends = [np.float32(tensor.scale) * np.float32(end - tensor.zero_point) for end in (low, high)]
-            names = [self._store(f"{node.name}/{key}", end) for key, end in zip(("low", "high"), ends, strict=True)]
+            ends = np.float32(tensor.scale) * (np.array(limits, dtype=np.float32) - np.float32(tensor.zero_point))
+            names = [self._store(f"{node.name}/{key}", np.array(ends[i])) for i, key in enumerate(("low", "high"))]
             real = self._op("Clip", [real, *names], f"{node.name}/limited")
         self._op("QuantizeLinear", [real, *self._scale(node.name, tensor)], f"{node.name}/codes")
 
@@ -206,7 +206,9 @@ class _Writer:
         match node:
             case Input():
                 image = node.output.height * node.output.width > 1
-                reads = [user for user in self.graph.users(node.name) if isinstance(user, Conv2d | MaxPool2d | AvgPool2d)]
+                reads = [
+                    user for user in self.graph.users(node.name) if isinstance(user, Conv2d | MaxPool2d | AvgPool2d)
+                ]
                 self.rank[node.name] = 4 if image or reads else 2
                 self._quantize(node, node.name, limits)
             case Conv2d():
@@ -307,7 +309,9 @@ class _Writer:
             tensor = self.graph.by_name[name].output
             scale = float(represented(self.graph, multiplier)[0]) * node.output.scale
             stem = f"{node.name}/{position}"
-            real = self._op("DequantizeLinear", [f"{name}/codes", *self._scale(stem, tensor, scale)], f"{stem}/dequantized")
+            real = self._op(
+                "DequantizeLinear", [f"{name}/codes", *self._scale(stem, tensor, scale)], f"{stem}/dequantized"
+            )
             if self.rank[name] != self.rank[node.name]:
                 height, width, channels = tensor.shape
                 shape = (channels, height, width) if self.rank[node.name] == 4 else (channels,)
@@ -321,9 +325,7 @@ class _Writer:
 
         form, source, target = self.graph.activation, self.graph.by_name[node.inputs[0]].output, node.output
         if node.function in FUNCTIONS:
-            known = tabulate(
-                node.function, form, (source.scale, source.zero_point), (target.scale, target.zero_point)
-            )
+            known = tabulate(node.function, form, (source.scale, source.zero_point), (target.scale, target.zero_point))
             if np.array_equal(known, node.entries):
                 kind = {"tanh": "Tanh", "sigmoid": "Sigmoid"}[node.function]
                 self._quantize(node, self._op(kind, [self._real(node.inputs[0])], f"{node.name}/real"), limits)

@@ -7,7 +7,7 @@ scales; docs/interchange.md states the rules, and `pt2e_values` runs the model i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +20,25 @@ from torch.fx import GraphModule, Node
 
 from accelsim.config.quantization import QuantizationScheme
 from accelsim.errors import InputError
-from accelsim.frontend.capture import _ancestors, _bind, _operator
+from accelsim.frontend.capture import ancestors, bind
 from accelsim.frontend.operators import HANDLERS, Call, Value
+from accelsim.frontend.pt2e_terms import (
+    CLAMPS,
+    DECOMPOSED,
+    ELEMENTWISE,
+    IDENTITY,
+    INT8,
+    SUPPORTED,
+    Exact,
+    Names,
+    Pending,
+    Quantizer,
+    Weight,
+    layout_of,
+    path_of,
+    tensor_type,
+    word_of,
+)
 from accelsim.frontend.pt2e_values import Observer, Values, is_quantized, run
 from accelsim.ir import (
     Add,
@@ -34,7 +51,6 @@ from accelsim.ir import (
     MaxPool2d,
     Multiplier,
     Table,
-    TensorType,
 )
 from accelsim.ir import Node as IntegerNode
 from accelsim.ir.float_graph import (
@@ -47,97 +63,8 @@ from accelsim.ir.float_graph import (
     FloatNode,
     Shape,
 )
-from accelsim.numerics import IntFormat
 from accelsim.quantization.ranges import Range
 from accelsim.quantization.scales import activation_scale
-
-INT8 = IntFormat(8)
-DECOMPOSED = "quantized_decomposed."
-SUPPORTED = (
-    "conv2d, linear, sums of two tensors, max, average and adaptive average pools, flatten and functions of one "
-    "element, between quantize and dequantize operators"
-)
-ELEMENTWISE = frozenset(
-    f"aten.{word}"
-    for word in (
-        *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "tanh", "sigmoid", "hardswish", "silu"),
-        *("hardsigmoid", "gelu", "leaky_relu", "elu", "mish", "softplus", "exp", "neg", "abs", "mul", "div", "add", "sub"),
-    )
-)
-"""Functions of one element. On codes they are a table of 256 entries, which PyTorch itself fills."""
-CLAMPS = frozenset(("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.clamp_max"))
-"""Those that a convolution, linear layer or sum takes into its clip: rounding keeps order, so they commute with it."""
-IDENTITY = frozenset(
-    ("aten.dropout", "aten.feature_dropout", "aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.to")
-)
-
-
-@dataclass(frozen=True)
-class Quantizer:
-    """What a quantize operator does, in codes of int8 (uint8 ones are 128 less): round(x / S) + Z, inside the limits."""
-
-    scale: float
-    zero_point: int
-    low: int
-    high: int
-
-    def codes(self, values: Tensor) -> Tensor:
-        """As `quantized_decomposed.quantize_per_tensor` computes it: float32, times 1 / S, ties to even."""
-        return torch.clamp(torch.round(values * (1.0 / self.scale)) + self.zero_point, self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Exact:
-    """A dequantised tensor, then functions of one element that have not been given codes yet.
-
-    Attributes:
-        node: the integer node whose codes it is; "" for the model's input before it is quantised.
-        shape: PyTorch's, without the batch.
-        last: the operator that computes it.
-        chain: functions, first to last, with their names.
-    """
-
-    node: str
-    shape: Shape
-    last: Node
-    chain: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A convolution, linear layer or sum in float, whose quantiser is still to come.
-
-    Attributes:
-        made: what it computes.
-        operator: where it stands; gives the node its name.
-        sources: integer nodes it reads.
-        clamps: clamps behind it, first to last.
-        weight: codes and scales of a convolution or linear layer.
-    """
-
-    made: FloatConv2d | FloatLinear | FloatAdd
-    operator: Node
-    sources: tuple[str, ...]
-    shape: Shape
-    last: Node
-    clamps: tuple[Callable[[Tensor], Tensor], ...] = ()
-    weight: Weight | None = None
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Weights as stored: codes int64 in PyTorch's shape, S_w float64 (N,), Z_w, and the limits of the codes."""
-
-    codes: npt.NDArray[np.int64]
-    scale: npt.NDArray[np.float64]
-    zero_point: int
-    low: int
-    high: int
-
-    @property
-    def bits(self) -> int:
-        """The narrowest signed format that holds every code there may be."""
-        return max(2, *((v if v >= 0 else ~v).bit_length() + 1 for v in (self.low, self.high)))
 
 
 @dataclass
@@ -199,7 +126,7 @@ def read_pt2e(
 def is_pt2e(program: object) -> bool:
     """Whether a module or program holds the operators that the PT2E flow quantises with."""
     graph = program.graph if isinstance(program, ExportedProgram | GraphModule) else None
-    return graph is not None and any(_word(node).startswith(DECOMPOSED) for node in graph.nodes)
+    return graph is not None and any(word_of(node).startswith(DECOMPOSED) for node in graph.nodes)
 
 
 class _Translation:
@@ -226,7 +153,7 @@ class _Translation:
         self.weights: dict[Node, Weight] = {}
         self.emitted: dict[tuple[Node, Quantizer], str] = {}
         self.ranges: dict[Node, Range] | None = None
-        self.names = _Names(module)
+        self.names = Names(module)
 
     def model(self) -> ImportedModel:
         """Translate every operator that the output depends on."""
@@ -235,7 +162,7 @@ class _Translation:
             self.seen = run(self.module, example, self._keep)
         except Exception as error:  # PyTorch documents no set of exceptions
             raise InputError(f"{self.name}: cannot run the model on zeros: {type(error).__name__}: {error}") from None
-        needed = _ancestors(self.output)
+        needed = ancestors(self.output)
         for node in self.module.graph.nodes:
             if node is self.input:
                 self.values[node] = Exact("", self.input_shape, node)
@@ -299,7 +226,7 @@ class _Translation:
 
     def _stored(self, node: Node) -> None:
         """Remember a dequantised weight's codes."""
-        if _word(node) not in (f"{DECOMPOSED}dequantize_per_channel", f"{DECOMPOSED}dequantize_per_tensor"):
+        if word_of(node) not in (f"{DECOMPOSED}dequantize_per_channel", f"{DECOMPOSED}dequantize_per_tensor"):
             return
         arguments = self._arguments(node)
         codes = self.seen[arguments["input"]]
@@ -313,7 +240,9 @@ class _Translation:
             raise self._refuse(node, f"scales along axis {arguments['axis']} are not supported; use output channels, 0")
         zeros = {int(one) for one in zero}
         if len(zeros) != 1:
-            raise self._refuse(node, "zero points that differ between channels are not supported; use symmetric weights")
+            raise self._refuse(
+                node, "zero points that differ between channels are not supported; use symmetric weights"
+            )
         channels = codes.shape[0]
         self.weights[node] = Weight(
             codes.to(torch.int64).numpy() - offset,
@@ -331,20 +260,20 @@ class _Translation:
         return np.array([given], dtype=np.float64)
 
     def _arguments(self, node: Node) -> dict[str, Any]:
-        arguments = _bind(node)
+        arguments = bind(node)
         if arguments is None:
             raise self._refuse(node, f"operator has no schema; supported are {SUPPORTED}")
         return arguments
 
     def _refuse(self, node: Node, reason: str) -> InputError:
-        path = _path(node)
-        place = f"{path} ({_word(node)}, {node.name})" if path else f"{node.name} ({_word(node)})"
+        path = path_of(node)
+        place = f"{path} ({word_of(node)}, {node.name})" if path else f"{node.name} ({word_of(node)})"
         return InputError(f"{self.name}: {place}: {reason}")
 
     # Operators --------------------------------------------------------------------------------------------
 
     def _call(self, node: Node) -> None:
-        word = _word(node)
+        word = word_of(node)
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             changed = node.args[0]
             if isinstance(changed, Node) and len(changed.users) > 1:
@@ -358,7 +287,9 @@ class _Translation:
         elif word in HANDLERS:
             self._layer(node, word)
         else:
-            remedy = "quantise statically (is_dynamic = False)" if "choose_qparams" in word else f"supported are {SUPPORTED}"
+            remedy = (
+                "quantise statically (is_dynamic = False)" if "choose_qparams" in word else f"supported are {SUPPORTED}"
+            )
             raise self._refuse(node, f"has no integer rule; {remedy}")
 
     def _live(self, node: Node) -> int:
@@ -529,8 +460,12 @@ class _Translation:
 
     def _input(self, value: Exact, quantizer: Quantizer) -> str:
         if self.nodes:
-            raise self._refuse(value.last, "the model's input is quantised twice, in different ways; give it one quantiser")
-        made = Input(name=self.names.input(), inputs=(), output=_tensor(_layout(value.shape), quantizer), source="input")
+            raise self._refuse(
+                value.last, "the model's input is quantised twice, in different ways; give it one quantiser"
+            )
+        made = Input(
+            name=self.names.input(), inputs=(), output=tensor_type(layout_of(value.shape), quantizer), source="input"
+        )
         self._emit(made, Observer(value.last), INT8.limits)
         if (quantizer.low, quantizer.high) == INT8.limits:
             return made.name
@@ -557,7 +492,9 @@ class _Translation:
         if same and torch.equal(entries[reached], codes[reached].clamp(*inside)):
             return self._emit(Clip(**base, output=source, clip=inside), Observer(value.last), inside)
         function_name = "+".join(word for word, _ in value.chain) or "rescale"
-        table = Table(**base, output=_tensor(source.shape, quantizer), entries=entries.numpy(), function=function_name)
+        table = Table(
+            **base, output=tensor_type(source.shape, quantizer), entries=entries.numpy(), function=function_name
+        )
         return self._emit(table, Observer(value.last), inside)
 
     def _mac_or_add(self, value: Pending, quantizer: Quantizer) -> str:
@@ -569,7 +506,7 @@ class _Translation:
         base = self._base(value.operator, value.sources)
         sources = [self.nodes[name].output for name in value.sources]
         if isinstance(value.made, FloatAdd):
-            target = _tensor(sources[0].shape, quantizer)
+            target = tensor_type(sources[0].shape, quantizer)
             first, second = (self._multiplier(value, np.array([one.scale / target.scale])) for one in sources)
             made: IntegerNode = Add(**base, output=target, multipliers=(first, second), clip=(low, high))
         else:
@@ -587,7 +524,7 @@ class _Translation:
         source, weight = self.nodes[value.sources[0]].output, value.weight
         assert weight is not None
         channels = weight.codes.shape[0]
-        target = _tensor(_layout(layer.shape), quantizer)
+        target = tensor_type(layout_of(layer.shape), quantizer)
         rows = weight.codes.reshape(channels, -1) - weight.zero_point
         # Weights that are all zero fix no scale: one that makes M = 1 keeps the bias within 32 bits.
         scale = np.where((rows == 0).all(axis=1), target.scale / source.scale, weight.scale)
@@ -640,7 +577,7 @@ class _Translation:
 
     def _base(self, node: Node, inputs: Sequence[str]) -> dict[str, Any]:
         name = self.names.of(node)
-        return {"name": name, "inputs": tuple(inputs), "source": f"{name} ({_word(node)}, {node.name})"}
+        return {"name": name, "inputs": tuple(inputs), "source": f"{name} ({word_of(node)}, {node.name})"}
 
     def _emit(self, made: IntegerNode, observer: Observer, limits: tuple[int, int]) -> str:
         self.nodes[made.name] = made
@@ -674,62 +611,3 @@ class _Call(Call):
     def shape(self) -> Shape:
         """Shape of the result without the batch."""
         return self.result
-
-
-class _Names:
-    """Names of nodes as `frontend.names` chooses them, from the module paths that the export recorded."""
-
-    def __init__(self, module: GraphModule):
-        self.paths = {path for node in module.graph.nodes for path, _ in _stack(node)}
-        self.taken: set[str] = set()
-
-    def input(self) -> str:
-        return self.fresh("input")
-
-    def fresh(self, stem: str) -> str:
-        """The stem, or the stem with a number where something has that name."""
-        name, number = stem, 0
-        while name in self.taken | self.paths:
-            number += 1
-            name = f"{stem}_{number}"
-        self.taken.add(name)
-        return name
-
-    def of(self, node: Node) -> str:
-        """The path of a leaf module, else the operation with a number from 1 behind the path of its module."""
-        path = _path(node)
-        leaf = path and not any(other.startswith(f"{path}.") for other in self.paths)
-        if leaf and path not in self.taken:
-            self.taken.add(path)
-            return path
-        word = _word(node).rpartition(".")[2]
-        stem = path if leaf else ".".join(filter(None, [path, word]))
-        number = 2 if leaf else 1
-        while (name := f"{stem}_{number}") in self.taken | self.paths:
-            number += 1
-        self.taken.add(name)
-        return name
-
-
-def _stack(node: Node) -> list[tuple[str, str]]:
-    return [(str(path), str(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
-
-
-def _path(node: Node) -> str:
-    stack = _stack(node)
-    return stack[-1][0] if stack else ""
-
-
-def _word(node: Node) -> str:
-    """The operator without overload, in-place ones as the others: "aten.add", "quantized_decomposed.quantize_per_tensor"."""
-    return _operator(node).rstrip("_") if node.op == "call_function" else str(node.target)
-
-
-def _layout(shape: Shape) -> tuple[int, int, int]:
-    return (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, 1, shape[0])
-
-
-def _tensor(shape: tuple[int, int, int], quantizer: Quantizer) -> TensorType:
-    return TensorType(
-        height=shape[0], width=shape[1], channels=shape[2], scale=quantizer.scale, zero_point=quantizer.zero_point
-    )

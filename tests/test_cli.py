@@ -319,7 +319,9 @@ def test_compare_counts_off_by_one_where_only_the_rounding_differs(capsys, graph
     floor = ["lenet5_digits", "--quantization-set", "requantization.rounding=floor"]
     assert main(["compare", str(graph_directory), *floor, "--data", "digits", "--images", "70"]) == 0
     c1 = capsys.readouterr().out.splitlines()[3]
-    found = re.match(r"c1 +([\d,]+) +([\d,]+) +([\d.]+) +([\d,]+) +(\d+) +(\d+) +(\d+) +\S+ +\((.*)\): (-?\d+), (-?\d+) ", c1)
+    found = re.match(
+        r"c1 +([\d,]+) +([\d,]+) +([\d.]+) +([\d,]+) +(\d+) +(\d+) +(\d+) +\S+ +\((.*)\): (-?\d+), (-?\d+) ", c1
+    )
     values, differ, off_by_one = (int(found[i].replace(",", "")) for i in (1, 2, 4))
     assert values == 70 * 28 * 28 * 6
     assert (found[5], found[6], found[7]) == ("0", "0", "1")

@@ -364,7 +364,7 @@ class _Translation:
             arguments=self._arguments(node),
             batch=self.batch or 2,
             values={n: Value(n.name, value.shape, value.shape) for n, value in self.values.items()},
-            parameters={n: self.seen[n] for n in self.stored},
+            parameters={n: self.seen[n] for n in self.stored if n in self.seen},
             result=self._shape(node),
         )
         made = HANDLERS[word](call)

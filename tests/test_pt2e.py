@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators
+from quotients import exact_quotients, float32_error, to_nearest_tie
 from torch import nn
 from torch.nn import functional
 
@@ -23,7 +24,6 @@ from accelsim.ir import (
     Add,
     AvgPool2d,
     Clip,
-    Conv2d,
     Input,
     IntegerGraph,
     Mac,
@@ -148,32 +148,13 @@ def test_a_layer_differs_from_pytorch_only_next_to_a_tie(imported):
     for node in graph.nodes:
         if not isinstance(node, Mac):
             continue
-        source = graph.by_name[node.inputs[0]].output
-        x = torch.from_numpy(np.moveaxis(theirs[node.inputs[0]] - source.zero_point, 3, 1)).double()
-        if isinstance(node, Conv2d):
-            weight = torch.from_numpy(np.moveaxis(node.weight, 3, 1).copy()).double()
-
-            def product(x, weight, node=node):
-                top, _, left, _ = node.padding
-                return functional.conv2d(x, weight, None, node.stride, (top, left), node.dilation, node.groups)
-
-        else:
-            weight = torch.from_numpy(node.weight).double()
-
-            def product(x, weight, shape=source.shape):
-                return (x.permute(0, 2, 3, 1).reshape(len(x), -1) @ weight.T)[:, :, None, None]
-
-        exact, magnitude = (np.moveaxis(product(a, b).numpy(), 1, 3) for a, b in ((x, weight), (x.abs(), weight.abs())))
-        bias = node.bias + source.zero_point * node.weight.reshape(node.out_channels, -1).sum(axis=1)
-        m = node.multiplier.real
-        quotient = (exact + bias) * m
-        to_tie = np.abs(np.abs(quotient - np.rint(quotient)) - 0.5)
-        ideal = np.clip(np.rint(quotient) + node.output.zero_point, *node.clip)
+        quotients, magnitude = exact_quotients(graph, node, theirs[node.inputs[0]])
+        to_tie = to_nearest_tie(quotients)
+        ideal = np.clip(np.rint(quotients) + node.output.zero_point, *node.clip)
         ours = alone(graph, node, theirs[node.inputs[0]])
-        error = np.abs(quotient) * 2.0**-30
-        assert (to_tie[ours != ideal] <= error[ours != ideal]).all(), node.name
-        terms = weight[0].numel() + 4
-        error = m * 0.5 + terms * 2.0**-23 * (magnitude + np.abs(bias)) * m + 2.0**-20
+        unlike = ours != ideal
+        assert (to_tie[unlike] <= np.abs(quotients[unlike]) * 2.0**-30).all(), node.name
+        error = 0.5 * node.multiplier.real + float32_error(node, magnitude)
         unlike = theirs[node.name] != ideal
         assert (to_tie[unlike] <= error[unlike]).all(), node.name
         assert np.abs(theirs[node.name] - ideal).max() <= 1, node.name

@@ -158,7 +158,7 @@ class _Writer:
     def _store(self, name: str, array: npt.NDArray[Any]) -> str:
         from onnx import numpy_helper
 
-        self.stored[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self.stored[name] = numpy_helper.from_array(np.array(array, order="C"), name)  # scalars stay scalars
         return name
 
     def _shape(self, node: Node) -> tuple[int, ...]:

@@ -424,7 +424,7 @@ def make_tree(root: Path, **sources: str) -> Path:
         ("machine__x", "from accelsim.compiler import compile", "compiler"),
         ("machine__deep__x", "from ..array import PE\nfrom ...ir import Graph", "ir"),
         ("machine__x", "from accelsim.cli import main", "cli"),
-        ("frontend__x", "from accelsim.quantization import q", "quantization"),
+        ("quantization__x", "from accelsim.frontend import q", "frontend"),
         ("quantization__x", "import accelsim.workloads", "workloads"),
         ("workloads__x", "import accelsim.machine", "machine"),
         ("errors", "from accelsim.files import read_text", "files"),

@@ -47,10 +47,15 @@ class ExportWarning(UserWarning):
 
 
 def export_onnx(graph: IntegerGraph, path: FilePath, *, codes: bool = False) -> None:
-    """Write `to_onnx` to a file, whole or not at all.
+    """Write a graph as an ONNX file in QDQ form (docs/interchange.md), whole or not at all.
 
+    Args:
+        graph: from `quantize`, `import_pt2e` or `load_graph`.
+        path: ends in .onnx.
+        codes: give every node's codes as an output too, "NAME/codes".
     Raises:
-        InputError: the name does not end in .onnx, or the file cannot be written.
+        InputError: another ending, a file that cannot be written, onnx is not installed, or a bias without its folded
+            zero point does not fit 32 bits.
     """
     target = Path(path)
     if target.suffix != ".onnx":

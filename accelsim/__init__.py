@@ -34,6 +34,7 @@ _HOMES = {
     "load_energy": "accelsim.api",
     "load_graph": "accelsim.api",
     "load_hardware": "accelsim.api",
+    "load_onnx": "accelsim.importers",
     "load_program": "accelsim.api",
     "load_quantization": "accelsim.api",
     "quantize": "accelsim.quantization",
@@ -61,6 +62,7 @@ __all__ = [  # a literal, for tools; the same names as _HOMES
     "load_energy",
     "load_graph",
     "load_hardware",
+    "load_onnx",
     "load_program",
     "load_quantization",
     "quantize",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from accelsim.errors import InputError
     from accelsim.exporters import export_onnx
     from accelsim.frontend import capture, import_pt2e
+    from accelsim.importers import load_onnx
     from accelsim.ir import IntegerGraph, quantize_input
     from accelsim.isa import Program
     from accelsim.machine import Accelerator

@@ -126,7 +126,7 @@ def _build_parser() -> _Parser:
 # Arguments ----------------------------------------------------------------------------------------------------
 
 
-WORKLOAD_HELP = "a shipped name, a graph or program directory, or file.py:function"
+WORKLOAD_HELP = "a shipped name, a graph or program directory, a quantised file.onnx, or file.py:function"
 
 
 def _hardware_arguments(parser: argparse.ArgumentParser, default: str = "default_16x16") -> None:
@@ -142,7 +142,7 @@ def _hardware_arguments(parser: argparse.ArgumentParser, default: str = "default
 
 def _source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--quantization", default="int8", metavar="F", help="preset or TOML file (default: %(default)s)"
+        "--quantization", metavar="F", help="preset or TOML file (default: int8; onnx for an ONNX file)"
     )
     parser.add_argument(
         "--quantization-set",
@@ -669,7 +669,10 @@ def _source(arguments: argparse.Namespace, workload: str) -> Source:
     from accelsim.config import load_quantization
     from accelsim.sources import find_workload
 
-    scheme = load_quantization(arguments.quantization, arguments.quantization_set)
+    scheme = None
+    if arguments.quantization is not None or arguments.quantization_set:
+        default = "onnx" if workload.endswith(".onnx") else "int8"
+        scheme = load_quantization(arguments.quantization or default, arguments.quantization_set)
     return find_workload(workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration)
 
 

@@ -14,7 +14,7 @@ from accelsim.compiler import compile_graph
 from accelsim.config import Hardware, load_hardware
 from accelsim.engine import execute
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, load_graph, save_graph
+from accelsim.ir import IntegerGraph, host_operators, load_graph, quantize_input, save_graph
 from accelsim.ir import evaluate as evaluate_reference
 from accelsim.isa import Instruction, Program, load_program
 from accelsim.machine import Accelerator, Observer, Run
@@ -169,8 +169,8 @@ def evaluate(
 ) -> Classification:
     """Classify images without a clock and without a check: the bits are those of `simulate`.
 
-    A graph runs on the fast engine, after it was compiled once to see that it fits the machine; a program, which holds
-    no graph, on the machine.
+    A graph runs on the fast engine, after it was compiled once to see that it fits the machine, unless a part of it
+    needs the host (`ir.host_operators`); a program, which holds no graph, on the machine.
 
     Args:
         graph_or_program: a classifier: its output is a vector of K.
@@ -195,6 +195,8 @@ def evaluate(
     >>> found.confusion.tolist()
     [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
     """
+    if isinstance(graph_or_program, IntegerGraph) and host_operators(graph_or_program):
+        return _evaluate_on_the_host(graph_or_program, images, labels, hardware, threads, progress)
     if isinstance(graph_or_program, Program):
         program = graph_or_program
     else:
@@ -205,7 +207,7 @@ def evaluate(
             "compile its graph for this machine, or leave hardware out"
         )
     pixels, wanted = np.asarray(images), np.asarray(labels)
-    _check_labelled(program, pixels, wanted)
+    _check_labelled(program.name, program.output.output_shape, pixels, wanted)
     codes = _quantized_by_program(program, pixels)
     if isinstance(graph_or_program, Program):
         outputs = _on_the_machine(program, codes, progress)
@@ -213,8 +215,29 @@ def evaluate(
         arithmetic = program.hardware.arithmetic()
         found = execute(graph_or_program, codes, arithmetic, threads=threads, progress=progress)
         outputs = found[program.output.node].astype(np.int64)
-    predictions = np.asarray(_to_pytorch(program, outputs).argmax(axis=1), dtype=np.int64)
-    (classes,) = program.output.output_shape
+    return _classified(_to_pytorch(program, outputs), wanted)
+
+
+def _evaluate_on_the_host(
+    graph: IntegerGraph,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    hardware: Hardware | None,
+    threads: int | None,
+    progress: Callable[[int], object],
+) -> Classification:
+    """`evaluate` of a graph that no machine runs alone: its sums are those of the hardware's accumulator."""
+    pixels, wanted = np.asarray(images), np.asarray(labels)
+    _check_labelled(graph.name, graph.output_shape, pixels, wanted)
+    arithmetic = (load_hardware() if hardware is None else hardware).arithmetic()
+    found = execute(graph, quantize_input(graph, pixels), arithmetic, threads=threads, progress=progress)
+    return _classified(graph.to_pytorch(found[graph.output]), wanted)
+
+
+def _classified(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Classification:
+    """Outputs (N, K) judged by labels."""
+    predictions = np.asarray(outputs.argmax(axis=1), dtype=np.int64)
+    classes = outputs.shape[1]
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (wanted, predictions), 1)
     return Classification(float(np.mean(predictions == wanted)), predictions, len(predictions), confusion)
@@ -233,16 +256,16 @@ def _on_the_machine(program: Program, codes: Int64, progress: Callable[[int], ob
     return np.concatenate(outputs)
 
 
-def _check_labelled(program: Program, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+def _check_labelled(name: str, shape: tuple[int, ...], images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
     if images.dtype.kind != "f":
         raise InputError(f"images: type {images.dtype} is not floating point; scale them as the calibration was")
     if not images.ndim or not len(images):
         raise InputError("no images to run; give at least one")
-    if len(program.output.output_shape) != 1:
-        raise InputError(f"{program.name}: its output has shape {program.output.output_shape}; labels need a vector")
+    if len(shape) != 1:
+        raise InputError(f"{name}: its output has shape {shape}; labels need a vector")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise InputError(f"labels: {labels.dtype} {labels.shape}; give integers ({len(images)},), one for each image")
-    (classes,) = program.output.output_shape
+    (classes,) = shape
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"labels: {labels.min()}..{labels.max()} leave 0..{classes - 1}, the network's outputs")
 
@@ -377,7 +400,7 @@ def _quantized_by_program(program: Program, images: npt.NDArray[Any]) -> Int64:
         raise InputError(f"input: shape {images.shape} is not (batch, C, H, W) with (C, H, W) = {expected}")
     if not np.isfinite(images).all():
         raise InputError("input: holds NaN or infinite values; remove them")
-    codes = quantize(images, region.scale, region.zero_point, program.modes.activation)
+    codes = quantize(images, region.scale, region.zero_point, program.modes.activation, region.precision)
     return np.moveaxis(codes.reshape(-1, channels, height, width), 1, 3)
 
 

@@ -1,7 +1,8 @@
 """What a user names on the command line, found: a workload as an integer graph, and the images to run on it.
 
-WORKLOAD is a shipped name, a graph or program directory, or ``file.py:function``, whose function returns a model (an
-`nn.Module`, or one that PyTorch's PT2E flow has quantised) and an example input.
+WORKLOAD is a shipped name, a graph or program directory, an ONNX file that is quantised already, or
+``file.py:function``, whose function returns a model (an `nn.Module`, or one that PyTorch's PT2E flow has quantised) and
+an example input.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Source:
         dataset, input_size: the data set it is run on and the height of its images; None where none is known.
         example: the input a user's own model came with, float (N, C, H, W) or (N, K); else None.
         float_accuracy: the float network's, 0..1, where it was trained on that data set.
-        module: the float network, a `torch.nn.Module` in evaluation mode; None for a graph or program directory.
+        module: the float network, a `torch.nn.Module` in evaluation mode; None where the workload is integers already.
         reference: images to the codes (N, H, W, C) of every node, as the library that quantised an imported model
             computes them; else None.
     """
@@ -68,7 +69,7 @@ class Source:
 def find_workload(
     workload: str,
     *,
-    quantization: QuantizationScheme,
+    quantization: QuantizationScheme | None,
     data: str | None = None,
     calibration: Path | None = None,
 ) -> Source:
@@ -76,7 +77,8 @@ def find_workload(
 
     Args:
         workload: see above; a directory's graph is quantised already, and `quantization` does not touch it.
-        quantization: the scheme for networks that are still float.
+        quantization: the scheme for networks that are still float, and the requantisation of an ONNX file; None is the
+            preset ``int8``, or for an ONNX file ONNX's own.
         data: a data set's name, or the folder that holds the workload's own.
         calibration: an .npy file of float images to calibrate on; None takes the first training images, or a user
             model's own example.
@@ -88,14 +90,30 @@ def find_workload(
         if (folder / "graph.json").exists():
             graph = load_graph(folder)
             return Source(workload, graph, *_known_data(data, graph.input.output.height))
+    if path.suffix == ".onnx":
+        return _onnx(path, quantization, data, calibration)
     if path.suffix == ".pt2":
         raise InputError(
             f"{workload}: torch.export.load unpickles what it reads, which can run any code; return the program from a "
             "function of your own and name it file.py:function"
         )
+    if quantization is None:
+        from accelsim.config import load_quantization
+
+        quantization = load_quantization("int8")
     if ":" in workload or path.suffix == ".py":
         return _user_model(workload, quantization, data, calibration)
     return _shipped(workload, quantization, data, calibration)
+
+
+def _onnx(path: Path, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None) -> Source:
+    """A file that is quantised already."""
+    from accelsim.importers import load_onnx
+
+    if calibration is not None:
+        raise InputError(f"--calibration {calibration}: {path} is quantised already; leave --calibration out")
+    graph = load_onnx(path, quantization)
+    return Source(str(path), graph, *_known_data(data, graph.input.output.height))
 
 
 def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, calibration: Path | None) -> Source:
@@ -105,7 +123,8 @@ def _shipped(workload: str, quantization: QuantizationScheme, data: str | None, 
     if workload not in names:
         hint = did_you_mean(workload, names) or f"; workloads: {', '.join(names)}"
         raise InputError(
-            f"workload {workload!r} is neither a name, a graph or program directory, nor file.py:function{hint}"
+            f"workload {workload!r} is neither a name, a graph or program directory, an ONNX file, nor "
+            f"file.py:function{hint}"
         )
     info = workloads.describe(workload)
     dataset = choose_dataset(info.dataset, data)

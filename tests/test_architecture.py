@@ -32,6 +32,8 @@ MAY_IMPORT = {
     "ir": {"numerics"},
     # Models that PyTorch has quantised are read with the scheme and the scale rule of our own quantisation.
     "frontend": {"numerics", "config", "ir", "quantization"},
+    # Models that other tools quantised: integer graphs from files, requantised as a scheme says.
+    "importers": {"numerics", "config", "ir"},
     "quantization": {"numerics", "config", "ir"},
     "isa": {"numerics", "config"},
     "timing": {"numerics", "config", "isa"},
@@ -50,7 +52,7 @@ MAY_IMPORT = {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads", "pipeline", "accounting"),
     },
-    "sources": {"numerics", "config", "ir", "frontend", "quantization", "workloads"},
+    "sources": {"numerics", "config", "ir", "frontend", "importers", "quantization", "workloads"},
     "pipeline": {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads"),
@@ -68,7 +70,7 @@ FOLDERS = {"accelsim": "accelsim", "workloads": "accelsim.workloads", "configs":
 # torch is a second's worth of import and an optional extra.
 MAY_IMPORT_TORCH = {"frontend", "quantization", "training", "workloads"}
 # What `import accelsim` and the command line load lazily.
-HEAVY = ("torch", "matplotlib", "sklearn", "scipy", "simpy", "numba")
+HEAVY = ("torch", "matplotlib", "sklearn", "scipy", "simpy", "numba", "onnx")
 # pe_grid proves the closed forms of timing; using them would prove nothing.
 INDEPENDENT_OF_TIMING = "accelsim.machine.pe_grid"
 # Pickled files run code when they are read. Arrays go to .npz and .safetensors.

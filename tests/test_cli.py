@@ -62,7 +62,7 @@ def test_version(capsys):
         (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),
         (
             ["run", "lenet"],
-            "workload 'lenet' is neither a name, a graph or program directory, nor file.py:function; "
+            "workload 'lenet' is neither a name, a graph or program directory, an ONNX file, nor file.py:function; "
             "did you mean 'lenet5'?",
         ),
         (

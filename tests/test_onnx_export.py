@@ -247,3 +247,24 @@ def test_command_writes_a_checked_file_and_refuses_other_names(tmp_path, capsys,
     assert "an ONNX file's name ends in .onnx" in capsys.readouterr().err
     with pytest.raises(InputError, match="name ends in"):
         export_onnx(lenet[0], tmp_path / "x")
+
+
+@pytest.mark.parametrize("scheme", ["int8", "affine", "uint8"])
+def test_an_exported_network_comes_back_as_the_same_integers(scheme, tmp_path, capsys):
+    """LeNet-5 out and in again: weights, biases, zero points and clips are equal, scales to float32."""
+    from accelsim.importers import load_onnx
+    from accelsim.sources import find_workload
+
+    graph = find_workload("lenet5_digits", quantization=load_quantization(scheme, []), data="digits").graph
+    export_onnx(graph, tmp_path / "net.onnx")
+    back = load_onnx(tmp_path / "net.onnx", load_quantization("int8", []))
+    ours = [node for node in graph.nodes if isinstance(node, Mac)]
+    theirs = [node for node in back.nodes if isinstance(node, Mac)]
+    assert len(ours) == len(theirs) == 5
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(one.weight, other.weight)
+        assert np.array_equal(one.bias, other.bias)
+        assert one.clip == other.clip
+        assert one.output.zero_point == other.output.zero_point
+        assert other.output.scale == np.float32(one.output.scale)
+        assert other.multiplier.real == pytest.approx(one.multiplier.real, rel=2.0**-22)

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import hostile_safetensors
 import numpy as np
 import pytest
 from graphs import GraphMaker, random_graph
@@ -191,7 +192,7 @@ def test_deep_nesting_is_refused(tmp_path, saved, depth, bracket):
         (("nodes",), {"a": 1}, "nodes = {'a': 1} is not of type list"),
         (("nodes", 1), 5, "'int' object is not subscriptable"),
         (("nodes", 1, "op"), "conv9d", "op = 'conv9d' is not one of input, conv2d, linear, max_pool2d, avg_pool2d, "
-                                       "add, clip, table"),
+                                       "add, clip, table, quantize, dequantize"),
         (("nodes", 1, "op"), ["conv2d"], "op = ['conv2d'] is not of type str"),
         (("nodes", 1, "inputs"), "input", "inputs = 'input' is not of type list"),
         (("nodes", 1, "shape"), [5, 5], "shape = [5, 5] does not hold 3 integers"),
@@ -318,3 +319,17 @@ def test_hostile_sizes_allocate_nothing_of_their_size(tmp_path, saved):
     tracemalloc.stop()
     assert graph.input.output.size == 2**60
     assert peak < 1 << 21
+
+
+@pytest.mark.parametrize("name", hostile_safetensors.FILES)
+def test_tensors_that_lie_are_refused_without_allocating_what_they_claim(tmp_path, saved, name):
+    """Their digests are right: whoever wrote the tensors wrote `graph.json` as well."""
+    blob = hostile_safetensors.FILES[name]
+    folder = write(tmp_path / "graph", vouched(json.loads(saved[0]), blob), blob)
+    tracemalloc.start()
+    line = refusal(load_graph, folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert line.startswith(f"{folder}/graph.json: not as written by quantize: ")
+    assert line.endswith("; quantize again")
+    assert peak < 4 << 20

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import hostile_safetensors
 import numpy as np
 import pytest
 from accelsim.workloads import cards, data, embed_digits
@@ -373,6 +374,17 @@ def test_weights_that_do_not_fit_are_refused_even_with_their_digest_on_the_card(
     (shipped / "lenet5.toml").write_text(cards.write_card(card))
     with refused(f"{path}: {message}"):
         workloads.load("lenet5", shipped)
+
+
+@pytest.mark.parametrize("name", hostile_safetensors.FILES)
+def test_weights_files_that_lie_are_refused_in_one_line(shipped, name):
+    content = hostile_safetensors.FILES[name]
+    (shipped / "lenet5.safetensors").write_bytes(content)
+    card = dataclasses.replace(cards.read_card(shipped / "lenet5.toml"), sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(InputError) as caught:
+        models.load_trained(card, shipped / "lenet5.safetensors")
+    assert str(caught.value).startswith(f"{shipped}/lenet5.safetensors: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_that_are_no_safetensors_file_are_refused(shipped):

@@ -139,7 +139,7 @@ def load_trained(card: Card, path: Path) -> nn.Module:
         )
     try:
         tensors = safetensors.torch.load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of elements that torch does not have
         raise InputError(f"{path}: not a safetensors file ({error}); train it again") from error
     # The initial weights are drawn only to be replaced; the caller's random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):

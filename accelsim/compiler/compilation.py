@@ -17,7 +17,7 @@ from accelsim.compiler.stationary_inputs import check_swappable, emit_stationary
 from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, Mac, largest_sum
+from accelsim.ir import IntegerGraph, Mac, largest_sum, refuse_host_operators
 from accelsim.isa import Instruction, Layer, Memory, Modes, Program, TensorRegion, check_program
 from accelsim.numerics import Rounding
 from accelsim.timing import TIMING_VERSION
@@ -70,6 +70,7 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
             block=block,
             scale=source.scale,
             zero_point=source.zero_point,
+            precision=graph.input.precision,
         ),
         output=TensorRegion(
             node=graph.output,
@@ -101,6 +102,7 @@ def _check_fields(operations: list[Operation], instructions: list[Instruction]) 
 
 def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
     """Refuse a graph that asks for a scheme or mode this machine's array or PPU does not implement."""
+    refuse_host_operators(graph, "cannot be compiled")
     supports = hardware.supports
     asked = (
         ("zero_points", graph.zero_points, supports.zero_points),

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from accelsim.engine.layer import Lanes, Layer, form_sums
 from accelsim.engine.nodes import apply, finish
 from accelsim.errors import InputError
-from accelsim.ir import Input, IntegerGraph, Mac
+from accelsim.ir import Input, IntegerGraph, Kind, Mac
 from accelsim.numerics import Arithmetic
 
 Codes = npt.NDArray[np.int16]
+"""int32 or float32 where the node's kind is."""
 Int64 = npt.NDArray[np.int64]
 Result = TypeVar("Result")
 
@@ -49,7 +50,7 @@ def execute(
             slice has one image at least. Weights and results come on top.
         progress: called with the number of images done.
     Returns:
-        int16 (N, H, W, C) of each node asked for.
+        int16 (N, H, W, C) of each node asked for; int32 or float32 of what the host alone holds.
     Raises:
         InputError: codes of another shape or outside the format, an unknown node, a sum that the requantisation
             scheme does not take, or threads or memory_bytes below 1.
@@ -64,10 +65,11 @@ def execute(
         for node in graph.nodes
         if isinstance(node, Mac)
     }
-    found = {name: np.empty((len(codes), *graph.by_name[name].output.shape), dtype=np.int16) for name in wanted}
+    outputs = {name: graph.by_name[name].output for name in wanted}
+    found = {name: np.empty((len(codes), *one.shape), dtype=lane_dtype(one.kind)) for name, one in outputs.items()}
 
     def one(images: slice) -> None:
-        tensors = run_nodes(graph, to_lanes(codes[images]), layers, wanted)
+        tensors = run_nodes(graph, to_lanes(codes[images], graph.input.output.kind), layers, wanted)
         for name in wanted:
             found[name][images] = np.moveaxis(tensors[name], 3, 0)
 
@@ -117,13 +119,22 @@ def check_codes(graph: IntegerGraph, codes: npt.NDArray[np.integer[Any]]) -> Non
         raise InputError(
             f"input: shape {codes.shape} is not (N, H, W, C) with (H, W, C) = {tensor.shape} and N of at least 1"
         )
+    if tensor.kind == "float32":
+        if codes.dtype != np.float32 or not np.isfinite(codes).all():
+            raise InputError("input: must be finite float32 numbers")
+        return
     if codes.dtype.kind not in "iu" or codes.min() < form.minimum or codes.max() > form.maximum:
         raise InputError(f"input: codes must be integers in {form.minimum}..{form.maximum}")
 
 
-def to_lanes(codes: npt.NDArray[np.integer[Any]]) -> Lanes:
-    """(B, H, W, C) to int16 (H, W, C, B)."""
-    return np.ascontiguousarray(np.moveaxis(codes, 0, 3), dtype=np.int16)
+def to_lanes(codes: npt.NDArray[Any], kind: Kind = "codes") -> Lanes:
+    """(B, H, W, C) to (H, W, C, B), int16 unless of another kind."""
+    return np.ascontiguousarray(np.moveaxis(codes, 0, 3), dtype=lane_dtype(kind))
+
+
+def lane_dtype(kind: Kind) -> Any:
+    """What elements of a kind are held as."""
+    return {"codes": np.int16, "int32": np.int32, "float32": np.float32}[kind]
 
 
 def slice_images(

@@ -10,8 +10,17 @@ import numpy.typing as npt
 
 from accelsim.engine import kernels
 from accelsim.engine.layer import Lanes, Sums
-from accelsim.ir import Add, AvgPool2d, Clip, IntegerGraph, Mac, MaxPool2d, Node, Table
-from accelsim.numerics import Requantization, Rounding, Scheme, divide_rounded, requantize, to_output
+from accelsim.ir import Add, AvgPool2d, Clip, Dequantize, IntegerGraph, Mac, MaxPool2d, Node, Quantize, Table
+from accelsim.numerics import (
+    IntFormat,
+    Requantization,
+    Rounding,
+    Scheme,
+    add_rounded_once,
+    divide_rounded,
+    requantize,
+    to_output,
+)
 
 _ROUNDING_CODES = {
     Rounding.FLOOR: kernels.FLOOR,
@@ -23,13 +32,16 @@ _ROUNDING_CODES = {
 
 
 def finish(graph: IntegerGraph, node: Mac, sums: Sums) -> Lanes:
-    """Codes int16 (H, W, N, B) of a layer's sums (H * W, N, B): bias, requantisation, zero point, clip.
+    """Codes int16 (H, W, N, B), or int32 sums, of a layer's sums (H * W, N, B): bias, requantisation, zero point, clip.
 
     Raises:
         OverflowError: the scheme does not take such a sum, as in `numerics.requantize`.
     """
     how, output = graph.requantization, node.output
     bias = np.zeros_like(node.bias) if graph.bias_at == "accumulator" else node.bias
+    if output.kind == "int32":
+        whole: Any = IntFormat(32).wrap(sums.astype(np.int64) + bias[:, None]).astype(np.int32)
+        return whole.reshape(output.height, output.width, output.channels, -1)
     shift = _compiled_shift(how, node.multiplier.shift)
     largest = max(-float(sums.min()), float(sums.max())) + int(np.abs(bias).max())
     if shift is not None and largest < 2**31:
@@ -74,6 +86,11 @@ def apply(graph: IntegerGraph, node: Node, sources: list[Lanes]) -> Lanes:
                 count[:] = node.kernel[0] * node.kernel[1]
             mean = divide_rounded(total, np.maximum(count, 1), how.pool_rounding)
             return to_output(mean, zero_points[0], form.limits, form, how.output_overflow).astype(np.int16)
+        case Add() if node.rounding == "sum":
+            zeros = (zero_points[0], zero_points[1], node.output.zero_point)
+            single = [multiplier.m0.astype(np.int32).view(np.float32)[0] for multiplier in node.multipliers]
+            exact = add_rounded_once((sources[0], sources[1]), zeros, (single[0], single[1]))
+            return np.clip(exact, *node.clip).astype(np.int16)
         case Add():
             first, second = (
                 requantize(source.astype(np.int64) - zero, multiplier.m0, multiplier.shift, how)
@@ -85,6 +102,13 @@ def apply(graph: IntegerGraph, node: Node, sources: list[Lanes]) -> Lanes:
             return np.clip(sources[0], *node.clip)
         case Table():
             return node.entries.astype(np.int16)[sources[0] - np.int16(form.minimum)]
+        case Quantize():
+            rounded = np.rint(sources[0] / node.scales[:, None]) + node.zero_points[:, None].astype(np.float64)
+            return np.clip(rounded, form.minimum, form.maximum).astype(np.int16)
+        case Dequantize():
+            steps = sources[0].astype(np.int64) - node.zero_points[:, None]
+            real: Any = steps.astype(np.float32) * node.scales[:, None]
+            return real
     raise TypeError(f"{type(node).__name__} has no evaluation in the engine")
 
 

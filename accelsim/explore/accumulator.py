@@ -35,7 +35,15 @@ from accelsim.engine import (
 from accelsim.errors import InputError
 from accelsim.explore.locate import overflow_cycle
 from accelsim.explore.parts import Parts, study_key
-from accelsim.ir import IntegerGraph, Mac, bits_for, graph_digest, width_bounds, with_accumulator_widths
+from accelsim.ir import (
+    IntegerGraph,
+    Mac,
+    bits_for,
+    graph_digest,
+    refuse_host_operators,
+    width_bounds,
+    with_accumulator_widths,
+)
 from accelsim.numerics import Arithmetic
 
 FORMAT, VERSION = "accelsim-accumulator-study", 1
@@ -112,6 +120,7 @@ class Study:
     def __init__(self, question: Question, folder: Path, progress: Progress = lambda *_: None):
         self.question = question
         self.progress = progress
+        refuse_host_operators(question.graph, "has no cycles to study")
         if len(question.graph.output_shape) != 1:
             raise InputError(
                 f"{question.graph.name}: its output has shape {question.graph.output_shape}; "

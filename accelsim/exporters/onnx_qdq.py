@@ -29,6 +29,7 @@ from accelsim.ir import (
     Node,
     Table,
     TensorType,
+    host_operators,
 )
 from accelsim.ir.integer_graph import largest_sum
 from accelsim.numerics import Rounding, Scheme
@@ -72,12 +73,19 @@ def to_onnx(graph: IntegerGraph, *, codes: bool = False) -> ModelProto:
     Warns:
         ExportWarning: once for each thing ONNX cannot say: roundings, wrapping, narrow accumulators, sums.
     Raises:
-        InputError: onnx is not installed; a bias without its folded zero point does not fit 32 bits.
+        InputError: onnx is not installed; a bias without its folded zero point does not fit 32 bits; a node other than
+            a sum needs the host.
     """
     try:
         import onnx
     except ImportError:
         raise InputError("exporting needs the onnx package; install accelsim[onnx]") from None
+    for node in host_operators(graph):
+        if not isinstance(node, Add):  # ONNX adds as the host does
+            raise InputError(
+                f"{graph.name}: node {node.name}: {node.op} of {node.output.kind} on the host is not exported; "
+                "keep the ONNX file it came from"
+            )
     for note in differences(graph):
         warnings.warn(f"{graph.name}: {note}", ExportWarning, stacklevel=2)
     model = _Writer(graph, codes=codes).model()
@@ -102,7 +110,7 @@ def differences(graph: IntegerGraph) -> list[str]:
                 narrow.append(f"{node.name} ({node.accumulator_width_bits})")
     if narrow:
         notes.append(f"ONNX sums exactly where these layers have narrow accumulators: {', '.join(narrow)}")
-    if sums := [node.name for node in graph.nodes if isinstance(node, Add)]:
+    if sums := [node.name for node in graph.nodes if isinstance(node, Add) and node.rounding == "operands"]:
         notes.append(f"ONNX rounds a sum once, this graph each operand; codes may differ by one: {', '.join(sums)}")
     return notes
 

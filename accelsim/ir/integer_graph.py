@@ -18,22 +18,30 @@ import numpy.typing as npt
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import FilePath
 from accelsim.ir.float_graph import window_extent
-from accelsim.numerics import Arithmetic, IntFormat, Requantization, chunks
+from accelsim.numerics import Arithmetic, IntFormat, Precision, Requantization, Rounding, Scheme, chunks
 
 ZeroPoints = Literal["folded", "subtracted"]
+Kind = Literal["codes", "int32", "float32"]
+AddRounding = Literal["operands", "sum"]
 BiasAt = Literal["ppu", "accumulator"]
 Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorType:
-    """Shape (height, width, channels) without the batch, scale S > 0 and zero point Z of an activation tensor."""
+    """Shape (height, width, channels) without the batch, scale S > 0 and zero point Z of an activation tensor.
+
+    Attributes:
+        kind: what its elements are: "codes" of the activation format; or, in a tensor that only the host holds,
+            "int32" sums or "float32" reals, whose scale is 1 and zero point 0.
+    """
 
     height: int
     width: int
     channels: int
     scale: float
     zero_point: int = 0
+    kind: Kind = "codes"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,7 +71,13 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Input(Node):
-    """The network's input, quantised by the host."""
+    """The network's input, quantised by the host; of kind "float32" where a `Quantize` does it.
+
+    Attributes:
+        precision: of the division by S.
+    """
+
+    precision: Precision = "float64"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,6 +106,9 @@ class Mac(Node):
         multiplier: M = S_x * S_w / S_y per output channel.
         clip: the activation's limits inside the format (ReLU: Z_y below).
         accumulator_width_bits: narrower accumulator for this layer, or None for the hardware's.
+
+    With an output of kind "int32" (ONNX ConvInteger, MatMulInteger) the result is the sum itself, bias included,
+    its low 32 bits; `multiplier` then has no channel and `clip` is int32's limits.
     """
 
     weight: Int64Array
@@ -154,10 +171,16 @@ class AvgPool2d(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Add(Node):
-    """clamp(Z_y + requant(q1 - Z1) + requant(q2 - Z2)), exact sum, one clamp. One multiplier an input."""
+    """clamp(Z_y + requant(q1 - Z1) + requant(q2 - Z2)), exact sum, one clamp. One multiplier an input.
+
+    Attributes:
+        rounding: "operands", as above; or "sum", `numerics.add_rounded_once` with M1 and M2, which needs requantisation
+            in float32 with half_even. No machine here adds so: the host does.
+    """
 
     multipliers: tuple[Multiplier, Multiplier]
     clip: tuple[int, int]
+    rounding: AddRounding = "operands"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,6 +198,32 @@ class Table(Node):
     function: str
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scaled(Node):
+    """What `Quantize` and `Dequantize` have: S and Z of the tensor, or of each channel.
+
+    Attributes:
+        scales: float32 (1,) or (C,), S > 0.
+        zero_points: int64, the same shape.
+    """
+
+    scales: npt.NDArray[np.float32]
+    zero_points: Int64Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantize(_Scaled):
+    """clamp(round-half-even(x / S) + Z) of a float32 tensor, division in float32 (ONNX QuantizeLinear). Host.
+
+    With S and Z by channel the output's own are 1 and 0, and only a `Dequantize` may read it.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dequantize(_Scaled):
+    """float32(q - Z) * S, in float32, of codes or int32 sums (ONNX DequantizeLinear). Host."""
+
+
 OP_NAMES: dict[type[Node], str] = {
     Input: "input",
     Conv2d: "conv2d",
@@ -184,6 +233,8 @@ OP_NAMES: dict[type[Node], str] = {
     Add: "add",
     Clip: "clip",
     Table: "table",
+    Quantize: "quantize",
+    Dequantize: "dequantize",
 }
 
 
@@ -295,6 +346,7 @@ def check_integer_graph(graph: IntegerGraph) -> None:
         if len(node.inputs) != arity:
             raise InputError(f"{where}: has {len(node.inputs)} inputs; {arity} are needed")
         _check_tensor(node.output, graph.activation, where)
+        _check_kinds(graph, node, where)
         _check_node(graph, node, [graph.by_name[name].output for name in node.inputs], where)
         seen.add(node.name)
     if graph.output not in seen:
@@ -308,14 +360,78 @@ def _check_tensor(tensor: TensorType, form: IntFormat, where: str) -> None:
         raise InputError(f"{where}: shape {tensor.shape} must be positive")
     if not (math.isfinite(tensor.scale) and tensor.scale > 0):
         raise InputError(f"{where}: scale = {tensor.scale} must be positive and finite")
-    if not form.minimum <= tensor.zero_point <= form.maximum:
+    if tensor.kind not in get_args(Kind):
+        raise InputError(f"{where}: kind = {tensor.kind!r} is not one of {', '.join(get_args(Kind))}")
+    if tensor.kind != "codes" and (tensor.scale, tensor.zero_point) != (1.0, 0):
+        raise InputError(f"{where}: a tensor of kind {tensor.kind!r} has scale 1 and zero point 0")
+    if tensor.kind == "codes" and not form.minimum <= tensor.zero_point <= form.maximum:
         raise InputError(f"{where}: zero_point = {tensor.zero_point} is outside {form.minimum}..{form.maximum}")
+
+
+_READS: dict[type[Node], tuple[Kind, ...]] = {Quantize: ("float32",), Dequantize: ("codes", "int32")}
+_WRITES: dict[type[Node], tuple[Kind, ...]] = {
+    Input: ("codes", "float32"),
+    Conv2d: ("codes", "int32"),
+    Linear: ("codes", "int32"),
+    Dequantize: ("float32",),
+}
+
+
+def _check_kinds(graph: IntegerGraph, node: Node, where: str) -> None:
+    """Only codes reach the array; what the host alone holds is read by what the host does."""
+    if node.output.kind not in _WRITES.get(type(node), ("codes",)):
+        raise InputError(f"{where}: {node.op} cannot give a tensor of kind {node.output.kind!r}")
+    for name in node.inputs:
+        source = graph.by_name[name]
+        if source.output.kind not in _READS.get(type(node), ("codes",)):
+            raise InputError(f"{where}: {node.op} cannot read {name}, a tensor of kind {source.output.kind!r}")
+        if isinstance(source, Quantize) and source.scales.size > 1 and not isinstance(node, Dequantize):
+            raise InputError(f"{where}: reads {name}, whose scales go by channel; only dequantize can")
+
+
+def host_operators(graph: IntegerGraph) -> list[Node]:
+    """The nodes that reference and engine evaluate and no machine has: they need the host.
+
+    `Quantize`, `Dequantize`, sums as int32 outputs, and additions in float32.
+    """
+    return [
+        node
+        for node in graph.nodes
+        if node.output.kind != "codes"
+        or isinstance(node, Quantize)
+        or (isinstance(node, Add) and node.rounding == "sum")
+    ]
+
+
+def refuse_host_operators(graph: IntegerGraph, what: str) -> None:
+    """Refuse a graph of which a part runs on the host; `what` begins the message.
+
+    Raises:
+        InputError: it names the first such node and what to do instead.
+    """
+    for node in host_operators(graph):
+        if isinstance(node, Add):
+            reason, remedy = (
+                "adds in float32 with one rounding",
+                "import it with --quantization int8, where each operand is requantised",
+            )
+        elif isinstance(node, Input):
+            reason, remedy = "takes float32 numbers", "quantise it with one scale for the tensor"
+        elif isinstance(node, Mac):
+            reason, remedy = f"{node.op} with int32 sums as its output", "requantise them (QLinearConv, QLinearMatMul)"
+        else:
+            reason, remedy = f"{node.op} inside the network", "leave it to the network's input and output"
+        raise InputError(
+            f"{graph.name}: {what}: node {node.name}: {reason} runs on the host (run by reference and engine); {remedy}"
+        )
 
 
 def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where: str) -> None:
     form = graph.activation
     if isinstance(node, Mac | Add | Clip):
         low, high = node.clip
+        if node.output.kind == "int32":
+            form = IntFormat(32)
         if not form.minimum <= low <= high <= form.maximum:
             raise InputError(f"{where}: clip {node.clip} must lie in {form.minimum}..{form.maximum}, low to high")
     match node:
@@ -334,6 +450,7 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
             _need_shape(node, inputs[0].shape, where)
             for multiplier in node.multipliers:
                 _check_multiplier(graph, multiplier, (1,), where)
+            _check_add_rounding(graph, node, where)
         case Clip() | Table():
             _need_shape(node, inputs[0].shape, where)
             if isinstance(node, Clip):
@@ -342,8 +459,12 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
                 raise InputError(f"{where}: a table has {1 << form.bits} entries, not {node.entries.shape}")
             elif node.entries.min() < form.minimum or node.entries.max() > form.maximum:
                 raise InputError(f"{where}: a table entry is outside {form.minimum}..{form.maximum}")
+        case Quantize() | Dequantize():
+            _need_shape(node, inputs[0].shape, where)
+            _check_scaled(graph, node, where)
         case Input():
-            pass
+            if node.precision not in get_args(Precision):
+                raise InputError(f"{where}: precision = {node.precision!r} is not one of float64, float32")
         case _:
             raise InputError(f"{where}: unknown operation {type(node).__name__}")
 
@@ -379,7 +500,36 @@ def _check_mac(graph: IntegerGraph, node: Mac, source: TensorType, where: str) -
         raise InputError(f"{where}: a bias does not fit 32 bits; use a larger output or weight scale")
     if node.accumulator_width_bits is not None and not 8 <= node.accumulator_width_bits <= 64:
         raise InputError(f"{where}: accumulator_width_bits = {node.accumulator_width_bits} is outside 8..64")
-    _check_multiplier(graph, node.multiplier, (channels,), where)
+    if node.output.kind == "int32":
+        if node.clip != IntFormat(32).limits:
+            raise InputError(f"{where}: clip {node.clip} of int32 sums must be {IntFormat(32).limits}")
+        _check_multiplier(graph, node.multiplier, (0,), where)
+    else:
+        _check_multiplier(graph, node.multiplier, (channels,), where)
+
+
+def _check_add_rounding(graph: IntegerGraph, node: Add, where: str) -> None:
+    if node.rounding not in get_args(AddRounding):
+        raise InputError(f"{where}: rounding = {node.rounding!r} is not one of {', '.join(get_args(AddRounding))}")
+    how = graph.requantization
+    once = (Scheme.FLOAT32, Rounding.HALF_EVEN, "saturate")
+    if node.rounding == "sum" and (how.scheme, how.rounding, how.output_overflow) != once:
+        raise InputError(f"{where}: rounding = 'sum' needs scheme float32, rounding half_even and saturation")
+
+
+def _check_scaled(graph: IntegerGraph, node: Quantize | Dequantize, where: str) -> None:
+    codes = node.output if isinstance(node, Quantize) else graph.by_name[node.inputs[0]].output
+    scales, zeros = node.scales, node.zero_points
+    if scales.dtype != np.float32 or scales.shape not in ((1,), (codes.channels,)) or zeros.shape != scales.shape:
+        raise InputError(f"{where}: scales {scales.shape} and zero points {zeros.shape} are not (1,) or by channel")
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise InputError(f"{where}: scales must be positive and finite")
+    form = graph.activation if codes.kind == "codes" else IntFormat(32)
+    if zeros.min() < form.minimum or zeros.max() > form.maximum:
+        raise InputError(f"{where}: a zero point is outside {form.minimum}..{form.maximum}")
+    own = (1.0, 0) if scales.size > 1 else (float(scales[0]), int(zeros[0]))
+    if isinstance(node, Quantize) and (codes.scale, codes.zero_point) != own:
+        raise InputError(f"{where}: the output's scale and zero point must be {own}")
 
 
 def _check_window(

@@ -7,6 +7,7 @@ accumulation and pooling are its own, so that agreement of the two means somethi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,18 @@ from accelsim.ir.integer_graph import (
     AvgPool2d,
     Clip,
     Conv2d,
+    Dequantize,
     Input,
     IntegerGraph,
     Linear,
     Mac,
     MaxPool2d,
     Node,
+    Quantize,
     Table,
     mac_chunks,
 )
-from accelsim.numerics import Arithmetic, divide_rounded, quantize, requantize, to_output
+from accelsim.numerics import Arithmetic, IntFormat, add_rounded_once, divide_rounded, quantize, requantize, to_output
 
 Int64 = npt.NDArray[np.int64]
 
@@ -42,7 +45,10 @@ class PartialSums:
 
 @dataclass
 class Evaluation:
-    """Codes int64 (batch, H, W, C) of every node, and the partial sums of every convolution and linear layer."""
+    """Codes int64 (batch, H, W, C) of every node, and the partial sums of every convolution and linear layer.
+
+    What the host alone holds are int32 sums as int64, and reals as float32.
+    """
 
     tensors: dict[str, Int64]
     partial_sums: dict[str, PartialSums] = field(default_factory=dict)
@@ -50,6 +56,8 @@ class Evaluation:
 
 def quantize_input(graph: IntegerGraph, images: npt.NDArray[np.floating]) -> Int64:
     """Quantise images (batch, C, H, W) or vectors (batch, K) to codes (batch, H, W, C).
+
+    Where the graph takes reals they stay as they are, in float32.
 
     Raises:
         InputError: the shape does not fit the graph, or a value is NaN or infinite.
@@ -61,7 +69,10 @@ def quantize_input(graph: IntegerGraph, images: npt.NDArray[np.floating]) -> Int
         raise InputError(f"input: shape {images.shape} is not (batch, C, H, W) with (C, H, W) = {expected}")
     if not np.isfinite(images).all():
         raise InputError("input: holds NaN or infinite values; remove them")
-    codes = quantize(images, tensor.scale, tensor.zero_point, graph.activation)
+    if tensor.kind == "float32":
+        codes: npt.NDArray[Any] = images.astype(np.float32)
+    else:
+        codes = quantize(images, tensor.scale, tensor.zero_point, graph.activation, graph.input.precision)
     return codes.reshape(-1, 1, 1, tensor.channels) if vector else np.ascontiguousarray(np.moveaxis(codes, 1, 3))
 
 
@@ -70,14 +81,14 @@ def evaluate(graph: IntegerGraph, codes: Int64, arithmetic: Arithmetic) -> Evalu
 
     Args:
         graph: a legal integer graph.
-        codes: the input's codes, int64 (batch, H, W, C), inside the activation format.
+        codes: the input's codes, int64 (batch, H, W, C), inside the activation format; float32 where it takes reals.
         arithmetic: what the hardware contributes.
     """
     tensor = graph.input.output
     if codes.ndim != 4 or codes.shape[1:] != tensor.shape:
         raise InputError(f"input: shape {codes.shape} is not (batch, H, W, C) with (H, W, C) = {tensor.shape}")
     form = graph.activation
-    if codes.size and not (form.minimum <= codes.min() and codes.max() <= form.maximum):
+    if tensor.kind == "codes" and codes.size and not (form.minimum <= codes.min() and codes.max() <= form.maximum):
         raise InputError(f"input: a code is outside {form.minimum}..{form.maximum}")
     result = Evaluation({})
     for node in graph.nodes:
@@ -96,11 +107,13 @@ def _node(
     zero_points = [graph.by_name[name].output.zero_point for name in node.inputs]
     match node:
         case Input():
-            return codes.astype(np.int64)
+            return codes.astype(np.float32 if node.output.kind == "float32" else np.int64)
         case Mac():
             total = _accumulate(graph, node, sources[0], zero_points[0], arithmetic, result)
             if graph.bias_at == "ppu":
                 total = total + node.bias
+            if node.output.kind == "int32":
+                return np.asarray(IntFormat(32).wrap(total), dtype=np.int64)
             scaled = requantize(total, node.multiplier.m0, node.multiplier.shift, how)
             return to_output(scaled, node.output.zero_point, node.clip, form, how.output_overflow)
         case MaxPool2d():
@@ -116,6 +129,11 @@ def _node(
                 count += np.where(inside, 1, int(node.count_include_pad))
             mean = divide_rounded(total, count, how.pool_rounding)
             return to_output(mean, zero_points[0], form.limits, form, how.output_overflow)
+        case Add() if node.rounding == "sum":
+            zeros = (zero_points[0], zero_points[1], node.output.zero_point)
+            single = [multiplier.m0.astype(np.int32).view(np.float32)[0] for multiplier in node.multipliers]
+            total = add_rounded_once((sources[0], sources[1]), zeros, (single[0], single[1]))
+            return np.clip(total, *node.clip)
         case Add():
             first, second = (
                 requantize(source - zero, multiplier.m0, multiplier.shift, how)
@@ -126,6 +144,12 @@ def _node(
             return np.clip(sources[0], *node.clip)
         case Table():
             return node.entries[sources[0] - form.minimum]
+        case Quantize():
+            rounded = np.rint(sources[0] / node.scales).astype(np.float64) + node.zero_points
+            return np.clip(rounded, form.minimum, form.maximum).astype(np.int64)
+        case Dequantize():
+            real: Any = (sources[0] - node.zero_points).astype(np.float32) * node.scales
+            return real
     raise TypeError(f"{type(node).__name__} has no reference evaluation")
 
 

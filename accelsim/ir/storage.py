@@ -20,10 +20,12 @@ from accelsim.files import read_bytes, write_whole
 from accelsim.ir.integer_graph import (
     OP_NAMES,
     Add,
+    Dequantize,
     IntegerGraph,
     Mac,
     Multiplier,
     Node,
+    Quantize,
     Table,
     TensorType,
 )
@@ -44,6 +46,8 @@ _PLAIN = (
     "weight_zero_point",
     "accumulator_width_bits",
 )
+_OMITTED = {"kind": "codes", "precision": "float64", "rounding": "operands"}
+"""Keys written only where they differ: what the host does, which graphs from PyTorch do not have."""
 
 
 def save_graph(graph: IntegerGraph, folder: Path) -> None:
@@ -118,7 +122,7 @@ def load_graph(folder: Path) -> IntegerGraph:
                 f"{folder / 'graph.safetensors'}: does not match the digest in graph.json; the file was altered, "
                 "quantize again"
             )
-        tensors = load_tensors(blob)
+        tensors = _tensors(blob)
         return IntegerGraph(
             name=_typed(data, "name", str),
             nodes=tuple(_node_from_json(node, tensors) for node in _typed(data, "nodes", list)),
@@ -143,6 +147,13 @@ def load_graph(folder: Path) -> IntegerGraph:
         raise InputError(f"{path}: not as written by quantize: {str(error)[:200]}; quantize again") from None
 
 
+def _tensors(blob: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        return load_tensors(blob)
+    except KeyError as error:
+        raise ValueError(f"graph.safetensors holds elements of type {error}, which NumPy does not have") from None
+
+
 def _text(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=1) + "\n"
 
@@ -164,6 +175,9 @@ def _node_to_json(node: Node, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[
     }
     data |= {key: getattr(node, key) for key in _PLAIN if hasattr(node, key) and key in type(node).__dataclass_fields__}
 
+    optional = {"kind": out.kind} | {key: getattr(node, key) for key in ("precision", "rounding") if hasattr(node, key)}
+    data |= {key: value for key, value in optional.items() if value != _OMITTED[key]}
+
     def keep(key: str, array: np.ndarray[Any, Any], dtype: type) -> None:
         tensors[f"{node.name}.{key}"] = np.ascontiguousarray(array.astype(dtype))
 
@@ -182,6 +196,9 @@ def _node_to_json(node: Node, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[
                 keep_multiplier(f"multiplier{number}", multiplier)
         case Table():
             keep("entries", node.entries, np.int16)
+        case Quantize() | Dequantize():
+            keep("scales", node.scales, np.float32)
+            keep("zero_points", node.zero_points, np.int32)
     return data
 
 
@@ -224,6 +241,7 @@ def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any
             channels=channels,
             scale=float.fromhex(_typed(data, "scale", str)),
             zero_point=_typed(data, "zero_point", int),
+            kind=_typed({**_OMITTED, **data}, "kind", str),
         ),
     }
     for key in _PLAIN:
@@ -233,11 +251,18 @@ def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any
             optional = key == "accumulator_width_bits" and data[key] is None
             fields[key] = None if optional else _typed(data, key, _TYPES.get(key, int))
 
-    def tensor(key: str, dtype: type) -> np.ndarray[Any, np.dtype[np.int64]]:
+    for key in ("precision", "rounding"):
+        if key in data and key in kind.__dataclass_fields__:
+            fields[key] = _typed(data, key, str)
+
+    def stored(key: str, dtype: type) -> np.ndarray[Any, np.dtype[Any]]:
         array = tensors[f"{name}.{key}"]
         if array.dtype != dtype:
             raise TypeError(f"tensor {name}.{key} is {array.dtype}, not {np.dtype(dtype)}")
-        return array.astype(np.int64)
+        return array
+
+    def tensor(key: str, dtype: type) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return stored(key, dtype).astype(np.int64)
 
     def multiplier(key: str) -> Multiplier:
         return Multiplier(
@@ -254,4 +279,7 @@ def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any
         fields["multipliers"] = (multiplier("multiplier0"), multiplier("multiplier1"))
     elif kind is Table:
         fields["entries"] = tensor("entries", np.int16)
+    elif issubclass(kind, Quantize | Dequantize):
+        fields["scales"] = stored("scales", np.float32)
+        fields["zero_points"] = tensor("zero_points", np.int32)
     return kind(**fields)

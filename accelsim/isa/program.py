@@ -12,7 +12,7 @@ import math
 import struct
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from accelsim.files import FilePath, read_bytes, write_whole
 from accelsim.isa.encoding import decode_all, encode_all
 from accelsim.isa.instructions import Instruction
 from accelsim.isa.modes import MODES_BYTES, Modes
-from accelsim.numerics import IntFormat
+from accelsim.numerics import IntFormat, Precision
 
 MAGIC = b"ACCELSIM"
 ISA_VERSION = 1
@@ -46,6 +46,7 @@ class TensorRegion:
             the block's images (input), or one (N, batch) matrix (output).
         block: images of one block of a "columns" input; 0 otherwise.
         scale, zero_point: real = scale * (q - zero_point).
+        precision: of the division that quantises an input.
         output_shape: of the result in PyTorch, without the batch; empty for the input.
     """
 
@@ -57,6 +58,7 @@ class TensorRegion:
     block: int = 0
     scale: float
     zero_point: int
+    precision: Precision = "float64"
     output_shape: tuple[int, ...] = ()
 
     @property
@@ -293,6 +295,8 @@ def _region(data: dict[str, Any], image_bytes: int) -> TensorRegion:
     numbers = (region.address, region.batch, region.block, *region.shape)
     if not all(type(number) is int and number >= 0 for number in numbers) or len(region.shape) != 3:
         raise ValueError(f"region of {region.node}: {numbers} are not sizes")
+    if region.precision not in get_args(Precision):
+        raise ValueError(f"region of {region.node}: precision {region.precision!r}")
     if region.size < 1 or region.address + region.size > image_bytes:
         raise ValueError(f"region of {region.node}: does not lie in the DRAM image of {image_bytes} bytes")
     return region

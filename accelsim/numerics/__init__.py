@@ -11,7 +11,8 @@ from accelsim.numerics.accumulation import (
     chunks,
     fit,
 )
-from accelsim.numerics.formats import FixedPointFormat, IntArray, IntFormat, quantize
+from accelsim.numerics.float_addition import add_rounded_once, fused_multiply_add
+from accelsim.numerics.formats import FixedPointFormat, IntArray, IntFormat, Precision, quantize
 from accelsim.numerics.requantization import (
     Order,
     OutputOverflow,
@@ -39,6 +40,7 @@ __all__ = [
     "Order",
     "OutputOverflow",
     "Overflow",
+    "Precision",
     "PsumStatistics",
     "Requantization",
     "Rounding",
@@ -46,10 +48,12 @@ __all__ = [
     "Scheme",
     "accumulate",
     "accumulate_lanes",
+    "add_rounded_once",
     "chunks",
     "decompose",
     "divide_rounded",
     "fit",
+    "fused_multiply_add",
     "quantize",
     "requantize",
     "round_float",

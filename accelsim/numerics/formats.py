@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 """int64 wherever the values are proved to fit, else object (Python integers); every function says which."""
+Precision = Literal["float64", "float32"]
+"""Of the division that quantises an input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ class FixedPointFormat:
         return quantize(np.asarray(values, dtype=np.float64), self.scale, 0, self.integer)
 
 
-def quantize(values: npt.NDArray[np.floating], scale: float, zero_point: int, form: IntFormat) -> IntArray:
+def quantize(
+    values: npt.NDArray[np.floating], scale: float, zero_point: int, form: IntFormat, precision: Precision = "float64"
+) -> IntArray:
     """Return q = clamp(round-half-even(float64(x) / S) + Z), the rule for inputs.
 
     Args:
@@ -128,6 +132,7 @@ def quantize(values: npt.NDArray[np.floating], scale: float, zero_point: int, fo
         scale: S > 0.
         zero_point: Z, within `form`.
         form: the format of q.
+        precision: "float32" rounds x, S and the quotient to float32, as ONNX does; ties then fall elsewhere.
     Returns:
         int64, same shape; object for an unsigned 64-bit format.
     Raises:
@@ -140,7 +145,10 @@ def quantize(values: npt.NDArray[np.floating], scale: float, zero_point: int, fo
     if not np.isfinite(exact).all():
         raise ValueError("NaN or infinite value cannot be quantised")
     with np.errstate(over="ignore"):  # a quotient beyond float64 becomes infinite, then a limit
-        rounded = np.rint(exact / scale)
+        if precision == "float32":
+            rounded = np.rint(exact.astype(np.float32) / np.float32(scale)).astype(np.float64)
+        else:
+            rounded = np.rint(exact / scale)
     # Clamped in float64 first: a huge value would not survive the conversion to int64.
     if form.bits <= 53:
         clamped: npt.NDArray[np.float64] = np.clip(rounded + zero_point, form.minimum, form.maximum)

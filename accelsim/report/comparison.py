@@ -121,7 +121,9 @@ class _Tally:
 
     @property
     def alike(self) -> bool:
-        """Whether codes of both mean the same."""
+        """Whether both are integers that mean the same."""
+        if self.a.kind != self.b.kind or self.a.kind == "float32":
+            return False
         return (self.a.scale, self.a.zero_point) == (self.b.scale, self.b.zero_point)
 
     def result(self, name: str) -> NodeDifference:

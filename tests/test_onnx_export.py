@@ -268,3 +268,15 @@ def test_an_exported_network_comes_back_as_the_same_integers(scheme, tmp_path, c
         assert one.output.zero_point == other.output.zero_point
         assert other.output.scale == np.float32(one.output.scale)
         assert other.multiplier.real == pytest.approx(one.multiplier.real, rel=2.0**-22)
+
+
+def test_compare_matches_an_exported_file_with_its_workload(tmp_path, capsys):
+    """Operators in the file carry the nodes' names, and scales that differ by float32's rounding are the same scale."""
+    path = str(tmp_path / "mlp.onnx")
+    assert main(["export", "mlp_digits", "-o", path]) == 0
+    capsys.readouterr()
+    assert main(["compare", "mlp_digits", path, "--data", "digits", "--images", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:8]] == ["input", "fc1", "tanh1", "fc2", "tanh2", "output"]
+    assert all(line.split()[2] == "0" and line.endswith("equal") for line in lines[2:8])
+    assert lines[8:10] == ["", "predictions changed: 0 of 10"]

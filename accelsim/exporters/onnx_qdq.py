@@ -163,9 +163,14 @@ class _Writer:
     # Parts ------------------------------------------------------------------------------------------------
 
     def _op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """One operator, named as its output; the operator that computes a node has the node's own name."""
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        stem, _, part = output.rpartition("/")
+        computed = self.graph.by_name.get(stem)
+        owns = "codes" if isinstance(computed, Clip | Table) else "real"  # those are what their quantiser makes them
+        name = stem if part == owns else output
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=name, **attributes))
         return output
 
     def _store(self, name: str, array: npt.NDArray[Any]) -> str:
@@ -341,7 +346,7 @@ class _Writer:
             known = tabulate(node.function, form, (source.scale, source.zero_point), (target.scale, target.zero_point))
             if np.array_equal(known, node.entries):
                 kind = {"tanh": "Tanh", "sigmoid": "Sigmoid"}[node.function]
-                self._quantize(node, self._op(kind, [self._real(node.inputs[0])], f"{node.name}/real"), limits)
+                self._quantize(node, self._op(kind, [self._real(node.inputs[0])], f"{node.name}/function"), limits)
                 return
         codes = self._op("Cast", [f"{node.inputs[0]}/codes"], f"{node.name}/integer", to=TensorProto.INT64)
         first = self._store(f"{node.name}/minimum", np.array(form.minimum, dtype=np.int64))

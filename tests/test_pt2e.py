@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,76 +35,23 @@ from accelsim.ir import (
 )
 from accelsim.pipeline import run_checked
 
+ROOT = Path(__file__).resolve().parents[1]
 ARITHMETIC = load_hardware("default_16x16", []).arithmetic()
 Q, DQ = torch.ops.quantized_decomposed.quantize_per_tensor, torch.ops.quantized_decomposed.dequantize_per_tensor
 DQC = torch.ops.quantized_decomposed.dequantize_per_channel
 
 
-class Block(nn.Module):
-    """A residual block of the CIFAR ResNets, with a 1x1 convolution where the shape changes."""
-
-    def __init__(self, before: int, after: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn1, self.relu1 = nn.BatchNorm2d(after), nn.ReLU()
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.bn2, self.relu2 = nn.BatchNorm2d(after), nn.ReLU()
-        self.short = nn.Identity()
-        if stride != 1 or before != after:
-            self.short = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-
-    def forward(self, x):
-        return self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))) + self.short(x))
-
-
-class ResNet(nn.Module):
-    """ResNet-(6n + 2) for CIFAR (He et al. 2016, section 4.2)."""
-
-    def __init__(self, n: int, width: int = 16):
-        super().__init__()
-        self.conv = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn, self.relu = nn.BatchNorm2d(width), nn.ReLU()
-        sizes = [(width, width, 1)] + [(width, width, 1)] * (n - 1)
-        for wide in (2 * width, 4 * width):
-            sizes += [(wide // 2, wide, 2)] + [(wide, wide, 1)] * (n - 1)
-        self.blocks = nn.Sequential(*(Block(*size) for size in sizes))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(4 * width, 10)
-
-    def forward(self, x):
-        return self.fc(self.pool(self.blocks(self.relu(self.bn(self.conv(x))))).flatten(1))
-
-
-def with_statistics(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """A seeded network whose batch norms have seen images, in evaluation mode."""
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.uniform_(part.bias, -0.3, 0.3)
-    model.train()
-    model(images)
-    return model.eval()
-
-
-def converted(model: nn.Module, images: torch.Tensor, quantizer: str = "xnnpack", qat: bool = False):
-    """What the PT2E flow makes of a model."""
+def examples():
+    """The networks of docs/pt2e_models.py and what makes them."""
     pytest.importorskip("torchao")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torchao's own making
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-        from torchao.testing.pt2e import _xnnpack_quantizer as xnnpack
+    spec = importlib.util.spec_from_file_location("pt2e_models", ROOT / "docs" / "pt2e_models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-        if quantizer == "xnnpack":
-            made = xnnpack.XNNPACKQuantizer()
-            made.set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_qat=qat))
-        else:
-            made = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
-        exported = torch.export.export(model.train() if qat else model.eval(), (images[:4],), strict=False).module()
-        prepared = (prepare_qat_pt2e if qat else prepare_pt2e)(exported, made)
-        for start in range(0, len(images) - 3, 4):
-            prepared(images[start : start + 4])
-        return convert_pt2e(prepared)
+
+def converted(model, images, quantizer="xnnpack", qat=False):
+    return examples().converted(model, images, quantizer, qat=qat)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +69,7 @@ def imported(request, digits):
         model, images = workloads.load("lenet5_digits").module, torch.tensor(digits, dtype=torch.float32)
     else:
         images = torch.rand(12, 3, 16, 16)
-        model = with_statistics(ResNet(1, 8), images)
+        model = examples().with_statistics(examples().ResNet(1, 8), images)
     program = converted(model, images, "x86" if kind == "x86" else "xnnpack", qat=kind == "qat")
     return read_pt2e(program, request.param, calibration=images.numpy()), images.numpy()[:6]
 

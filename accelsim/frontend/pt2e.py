@@ -117,7 +117,7 @@ def read_pt2e(
 ) -> ImportedModel:
     """As `import_pt2e`, with the model to compare with."""
     name = name or "pt2e"
-    module = program.module(check_guards=False) if isinstance(program, ExportedProgram) else program
+    module = program.module() if isinstance(program, ExportedProgram) else program
     if not isinstance(module, GraphModule) or not is_pt2e(module):
         raise InputError(f"{name}: is no model of the PT2E flow; give what convert_pt2e returns, or its torch.export")
     return _Translation(module, name, scheme or QuantizationScheme(), calibration).model()

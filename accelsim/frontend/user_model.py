@@ -28,7 +28,7 @@ def load_user_model(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
         raise InputError(f"{name}: must return (nn.Module, example tensor), not {type(result).__name__}")
     module, example = result
     if isinstance(module, ExportedProgram):
-        module = module.module(check_guards=False)
+        module = module.module()
     if not isinstance(module, torch.nn.Module) or not isinstance(example, torch.Tensor):
         kinds = f"{type(module).__name__}, {type(example).__name__}"
         raise InputError(f"{name}: must return (nn.Module, example tensor), not ({kinds})")

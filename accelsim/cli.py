@@ -512,26 +512,28 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _side(source: Source, hardware: Hardware) -> Side:
-    """A workload as `compare` takes it: few images by the reference evaluation, many by the engine."""
+    """A workload as `compare` takes it: little work by the reference evaluation, more by the engine."""
     from accelsim.engine import execute
-    from accelsim.ir import evaluate, quantize_input
+    from accelsim.ir import Mac, evaluate, quantize_input
     from accelsim.report import Side
 
     names = [node.name for node in source.graph.nodes]
-    seen = 0
+    macs = sum(source.graph.macs(node) for node in source.graph.nodes if isinstance(node, Mac))
+    done = 0
 
     def codes(images: Any) -> dict[str, Any]:
-        nonlocal seen
-        seen += len(images)
+        nonlocal done
+        done += macs * len(images)
         given = quantize_input(source.graph, images)
-        if seen <= REFERENCE_IMAGES:  # the engine's kernels take seconds to compile
+        if done <= REFERENCE_MACS:  # the engine's kernels take seconds to compile
             return dict(evaluate(source.graph, given, hardware.arithmetic()).tensors)
         return dict(execute(source.graph, given, hardware.arithmetic(), nodes=names))
 
     return Side(source.name, source.graph, codes)
 
 
-REFERENCE_IMAGES = 64
+REFERENCE_MACS = 50_000_000
+"""About what the reference evaluates in the seconds that compiling the engine's kernels takes."""
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,22 @@ from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware
 from accelsim.energy import load_energy
-from accelsim.ir import OP_NAMES, save_graph
+from accelsim.engine import execute
+from accelsim.errors import InputError
+from accelsim.ir import (
+    OP_NAMES,
+    Add,
+    Dequantize,
+    Input,
+    IntegerGraph,
+    Linear,
+    Multiplier,
+    Quantize,
+    TensorType,
+    evaluate,
+    load_graph,
+    save_graph,
+)
 from accelsim.isa import Modes, Piece
 from accelsim.isa.modes import MODES_BYTES
 from accelsim.isa.program import HEADER
@@ -157,6 +173,49 @@ def test_keys_of_program_json_are_those_of_the_page(outcome, tmp_path):
     assert pieces.split("in order: ")[1].split(":")[0].split(", ") == list(Piece.__dataclass_fields__)
 
 
+def host_graph() -> IntegerGraph:
+    """float32 numbers quantised, summed to int32, made real, quantised again and added in float32."""
+    how = Requantization(scheme=Scheme.FLOAT32, rounding=Rounding.HALF_EVEN)
+    codes = TensorType(height=1, width=1, channels=2, scale=0.5)
+    sums, reals = (replace(codes, kind=kind, scale=1.0) for kind in ("int32", "float32"))
+    none = Multiplier(m0=np.zeros(0, np.int64), shift=np.zeros(0, np.int64), real=np.zeros(0))
+    one = Multiplier(m0=np.array([how.derive(1.0)[0]]), shift=np.zeros(1, np.int64), real=np.ones(1))
+    scaled = {"scales": np.array([0.5], np.float32), "zero_points": np.zeros(1, np.int64)}
+    nodes = (
+        Input(name="hx", inputs=(), output=reals, precision="float32"),
+        Quantize(name="hq", inputs=("hx",), output=codes, **scaled),
+        Linear(
+            name="hl", inputs=("hq",), output=sums, weight=np.eye(2, dtype=np.int64), bias=np.zeros(2, np.int64),
+            multiplier=none, clip=(-(2**31), 2**31 - 1),
+        ),
+        Dequantize(name="hd", inputs=("hl",), output=reals, **scaled),
+        Quantize(name="hr", inputs=("hd",), output=codes, **scaled),
+        Add(
+            name="ha", inputs=("hq", "hr"), output=codes, multipliers=(one, one), clip=(-128, 127), rounding="sum"
+        ),
+    )  # fmt: skip
+    return IntegerGraph(
+        name="host", nodes=nodes, output="ha", output_shape=(2,), activation=IntFormat(8), requantization=how
+    )
+
+
+def test_the_graph_of_the_host_is_what_it_says_on_reference_and_engine(tmp_path):
+    graph = host_graph()
+    save_graph(graph, tmp_path)
+    numbers = np.array([[[[0.5, -1.75]]], [[[100.0, 0.25]]]], dtype=np.float32)
+    arithmetic = load_hardware().arithmetic()
+    # codes 1, -4 (-3.5 to even), 127 (clamped), 0 (0.5 to even); times 0.5 and quantised: the same; doubled, clamped
+    for one in graph, load_graph(tmp_path):
+        for tensors in (
+            evaluate(one, numbers, arithmetic).tensors,
+            execute(one, numbers, arithmetic, nodes=["hl", "ha"]),
+        ):
+            assert tensors["hl"].ravel().tolist() == [1, -4, 127, 0]
+            assert tensors["ha"].ravel().tolist() == [2, -8, 127, 0]
+    with pytest.raises(InputError, match="cannot be compiled: node hx: takes float32 numbers runs on the host"):
+        compile_graph(graph, load_hardware())
+
+
 def test_keys_of_graph_json_are_those_of_the_page(outcome, tmp_path):
     save_graph(outcome[0], tmp_path)
     data = json.loads((tmp_path / "graph.json").read_text())
@@ -164,16 +223,23 @@ def test_keys_of_graph_json_are_those_of_the_page(outcome, tmp_path):
     tensors = load_file(tmp_path / "graph.safetensors")
     common = {"name", "op", "inputs", "source", "shape", "scale", "zero_point"}
     said = {row[0].strip("`"): (row[1], row[2]) for row in table("`op`")}
-    assert set(said) == set(OP_NAMES.values()) == {node["op"] for node in data["nodes"]}
-    for node in data["nodes"]:
+    assert set(said) == set(OP_NAMES.values()) == {node["op"] for node in data["nodes"]} | {"quantize", "dequantize"}
+    save_graph(host_graph(), tmp_path)
+    host = json.loads((tmp_path / "graph.json").read_text())["nodes"]
+    tensors |= load_file(tmp_path / "graph.safetensors")
+    unusual = re.search(r"Three keys are written only where (.*?)\n\n", FORMATS, re.DOTALL)
+    assert unusual
+    optional = {key for node in host for key in ("kind", "precision", "rounding") if key in node}
+    assert optional == {"kind", "precision", "rounding"} <= set(re.findall(r"`(\w+)`", unusual[1]))
+    for node in [*data["nodes"], *host]:
         own, stored = said[node["op"]]
-        assert {*re.findall(r"`(\w+)`", own), *common} == set(node), node["op"]
+        assert {*re.findall(r"`(\w+)`", own), *common} == set(node) - optional, node["op"]
         found = {name: array.dtype for name, array in tensors.items() if name.startswith(node["name"] + ".")}
         names = re.findall(r"`([\w.]+)`", stored)
         assert {f"{node['name']}.{name}" for name in names} == set(found)
         for name, dtype in found.items():
             after = stored.split(f"`{name.removeprefix(node['name'] + '.')}`")[1]
-            assert re.search(r"\bint\d+", after)[0] == dtype.name, name
+            assert re.search(r"\b(?:int|float)\d+", after)[0] == dtype.name, name
 
 
 def test_keys_of_a_report_are_those_of_the_page(outcome):

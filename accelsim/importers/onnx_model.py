@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.config import QuantizationScheme
+from accelsim.config import QuantizationScheme, load_quantization
 from accelsim.errors import InputError
 from accelsim.files import FilePath
 from accelsim.importers.onnx_file import OnnxFile, read_onnx
@@ -100,8 +100,8 @@ def load_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Integ
     Args:
         path: the file; external data must lie in its folder.
         scheme: whose requantization, zero_points (where it states them; else folded if possible), bias_at and
-            accumulator_width_bits are used; formats and ranges are the file's. None requantises as ONNX does: float32
-            multipliers, ties to even.
+            accumulator_width_bits are used; formats and ranges are the file's, and one that asks for others is refused.
+            None requantises as ONNX does: float32 multipliers, ties to even.
     Raises:
         InputError: onnx is not installed; the file is damaged, uses something unsupported or is not quantised
             throughout; a multiplier does not fit the scheme. One line, nothing large is allocated before.
@@ -116,6 +116,8 @@ def load_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Integ
 def import_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Imported:
     """`load_onnx`, with the way between ONNX's tensors and the graph's."""
     file = read_onnx(Path(path))
+    if scheme is not None:
+        _check_settled(file, scheme)
     how = ONNX_REQUANTIZATION if scheme is None else scheme.requantization.numerics()
     try:
         lowering = Lowering(file, how, signed=True)
@@ -126,6 +128,21 @@ def import_onnx(path: FilePath, scheme: QuantizationScheme | None = None) -> Imp
     except RecursionError:
         raise InputError(f"{file.path}: is nested too deeply; simplify it") from None
     return _Assembly(file, lowering, how, scheme).imported()
+
+
+APPLIED = ("requantization", "zero_points", "bias_at", "accumulator_width_bits")
+"""Parts of a scheme that a file does not settle itself."""
+
+
+def _check_settled(file: OnnxFile, scheme: QuantizationScheme) -> None:
+    """Refuse a scheme that asks for formats or ranges, which are the file's; the presets int8 and onnx ask for none."""
+    usual = QuantizationScheme(), load_quantization("onnx")
+    for key in QuantizationScheme.model_fields:
+        if key not in APPLIED and getattr(scheme, key) not in [getattr(one, key) for one in usual]:
+            raise InputError(
+                f"{file.path}: is quantised already, so [{key}] of the scheme would change nothing; set only "
+                f"{', '.join(APPLIED)}, on top of the preset onnx or int8"
+            )
 
 
 class _Assembly:

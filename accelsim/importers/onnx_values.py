@@ -85,6 +85,9 @@ class Scale:
     zero_point: int
     dtype: np.dtype[Any]
 
+    def __str__(self) -> str:
+        return f"S = {self.scale:g}, Z = {self.zero_point} ({self.dtype})"
+
 
 @dataclass(frozen=True, eq=False)
 class Codes:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from refusals import refusal
 
-from accelsim import compile, load_hardware, load_quantization, workloads
+from accelsim import EngineModule, compile, load_hardware, load_quantization, vectors, workloads
 from accelsim.engine import execute
 from accelsim.frontend import capture, fold_batch_norm
 from accelsim.importers import import_onnx
@@ -97,6 +97,14 @@ def test_a_residual_network_runs_on_the_machine_with_another_requantisation(resn
     line = refusal(compile, exact, HARDWARE)
     assert "node 3.add_1: adds in float32 with one rounding runs on the host" in line
     assert "--quantization int8" in line
+    codes = np.zeros((1, 32, 32, 3), dtype=np.int64)
+    request = vectors.Request(level="layer", policy=None, layers=[], simple=False, command="", versions={})
+    for line, what in (
+        (refusal(vectors.export_network, exact, HARDWARE, codes, tmp_path / "pack", request), "exported as vectors"),
+        (refusal(EngineModule, exact, HARDWARE), "cannot be trained"),
+    ):
+        assert what in line
+        assert "node 3.add_1: adds in float32" in line
     found = evaluate(
         exact, images, np.zeros(len(images), dtype=int), HARDWARE, threads=1
     )  # the engine needs no machine
@@ -127,5 +135,7 @@ def test_options_of_the_scheme_reach_the_graph(lenet5, tmp_path):
     assert graph.by_name["c1"].accumulator_width_bits == 20
     line = refusal(import_onnx, path, load_quantization("onnx", ["accumulator_width_bits.c2=20"]))
     assert "'c2' is no layer" in line
-    line = refusal(import_onnx, path, load_quantization("power_of_two"))
+    line = refusal(import_onnx, path, load_quantization("uint8"))
+    assert "is quantised already, so [activation] of the scheme would change nothing" in line
+    line = refusal(import_onnx, path, load_quantization("int8", ["requantization.scheme=power_of_two"]))
     assert "is not a power of two" in line

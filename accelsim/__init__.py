@@ -29,6 +29,8 @@ _HOMES = {
     "capture": "accelsim.frontend",
     "compile": "accelsim.api",
     "evaluate": "accelsim.pipeline",
+    "export_onnx": "accelsim.exporters",
+    "import_pt2e": "accelsim.frontend",
     "load_energy": "accelsim.api",
     "load_graph": "accelsim.api",
     "load_hardware": "accelsim.api",
@@ -55,6 +57,8 @@ __all__ = [  # a literal, for tools; the same names as _HOMES
     "capture",
     "compile",
     "evaluate",
+    "export_onnx",
+    "import_pt2e",
     "load_energy",
     "load_graph",
     "load_hardware",
@@ -71,7 +75,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors
     from accelsim.api import compile, load_energy, load_graph, load_hardware, load_program, load_quantization
     from accelsim.config import Hardware, QuantizationScheme
     from accelsim.errors import InputError
-    from accelsim.frontend import capture
+    from accelsim.exporters import export_onnx
+    from accelsim.frontend import capture, import_pt2e
     from accelsim.importers import load_onnx
     from accelsim.ir import IntegerGraph, quantize_input
     from accelsim.isa import Program

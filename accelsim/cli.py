@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from accelsim.ir import IntegerGraph
     from accelsim.isa import Program
     from accelsim.pipeline import Outcome
+    from accelsim.report import Side
     from accelsim.sources import Source
 
 EPILOG = """examples:
@@ -212,6 +214,13 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="graph directory to write")
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
+    _source_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="F.onnx", help="file to write")
+    parser.add_argument("--codes", action="store_true", help="make every node's codes an output of the model too")
+
+
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help=WORKLOAD_HELP)
     _hardware_arguments(parser)
@@ -291,7 +300,12 @@ def _threads_argument(parser: argparse.ArgumentParser) -> None:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help=WORKLOAD_HELP)
-    parser.add_argument("second", metavar="B", help=WORKLOAD_HELP)
+    parser.add_argument(
+        "second",
+        metavar="B",
+        nargs="?",
+        help="another; left out: what the library that quantised A makes of the images (a PT2E model)",
+    )
     _hardware_arguments(parser)
     _source_arguments(parser)
     parser.add_argument(
@@ -589,30 +603,73 @@ def _write_study(
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from accelsim.ir import quantize_input
-    from accelsim.report import compare_graphs, show_comparison
+    from accelsim.report import compare_networks, show_comparison
 
     count = _positive("--images", arguments.images)
     hardware = _hardware(arguments)
     first = _source(arguments, arguments.first)
-    if arguments.second_quantization is not None:
-        arguments.quantization = arguments.second_quantization
-    second = _source(arguments, arguments.second)
-    takes = [(x.channels, x.height, x.width) for x in (first.graph.input.output, second.graph.input.output)]
+    a = _side(first, hardware)
+    if arguments.second is None:
+        if first.reference is None:
+            raise InputError(
+                f"{arguments.first}: is no model that another library has quantised, so there is nothing to compare "
+                "it with; name a second WORKLOAD"
+            )
+        if arguments.second_quantization is not None:
+            raise InputError("--second-quantization: there is no B; leave it out")
+        second = first
+        b = replace(a, name=f"{arguments.first} as its own library computes it", codes=first.reference)
+    else:
+        if arguments.second_quantization is not None:
+            arguments.quantization = arguments.second_quantization
+        second = _source(arguments, arguments.second)
+        b = _side(second, hardware)
+    takes = [(x.channels, x.height, x.width) for x in (a.graph.input.output, b.graph.input.output)]
     if takes[0] != takes[1]:
         raise InputError(
             f"{arguments.first} takes (C, H, W) = {takes[0]} and {arguments.second} {takes[1]}; "
             "compare models of one input shape"
         )
-    images, _ = _images(arguments, first if first.dataset or first.example is not None else second, count)
-    differences = compare_graphs(
-        first.graph,
-        second.graph,
-        quantize_input(first.graph, images),
-        quantize_input(second.graph, images),
-        hardware.arithmetic(),
-    )
-    print(show_comparison(differences))
+    images, labels = _images(arguments, first if first.dataset or first.example is not None else second, count)
+    print(show_comparison(compare_networks(a, b, images, labels)))
+    return 0
+
+
+def _side(source: Source, hardware: Hardware) -> Side:
+    """A workload as `compare` takes it: little work by the reference evaluation, more by the engine."""
+    from accelsim.engine import execute
+    from accelsim.ir import Mac, evaluate, quantize_input
+    from accelsim.report import Side
+
+    names = [node.name for node in source.graph.nodes]
+    macs = sum(source.graph.macs(node) for node in source.graph.nodes if isinstance(node, Mac))
+    done = 0
+
+    def codes(images: Any) -> dict[str, Any]:
+        nonlocal done
+        done += macs * len(images)
+        given = quantize_input(source.graph, images)
+        if done <= REFERENCE_MACS:  # the engine's kernels take seconds to compile
+            return dict(evaluate(source.graph, given, hardware.arithmetic()).tensors)
+        return dict(execute(source.graph, given, hardware.arithmetic(), nodes=names))
+
+    return Side(source.name, source.graph, codes)
+
+
+REFERENCE_MACS = 50_000_000
+"""About what the reference evaluates in the seconds that compiling the engine's kernels takes."""
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from accelsim.exporters import export_onnx
+    from accelsim.files import check_file
+
+    if arguments.output.suffix != ".onnx":
+        raise InputError(f"--output {arguments.output}: an ONNX file's name ends in .onnx; change it")
+    check_file(arguments.output)
+    graph = _source(arguments, arguments.workload).graph
+    export_onnx(graph, arguments.output, codes=arguments.codes)
+    print(f"{arguments.output}: {len(graph.nodes)} nodes in QDQ form, {arguments.output.stat().st_size:,} bytes")
     return 0
 
 
@@ -1166,6 +1223,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     "run": (_run, "compile, simulate, check every bit against the reference, report", _run_arguments),
     "compile": (_compile, "write a program directory", _compile_arguments),
     "quantize": (_quantize, "write a workload's integer graph", _quantize_arguments),
+    "export": (_export, "write a workload's integer graph as ONNX in QDQ form", _export_arguments),
     "evaluate": (_evaluate, "accuracy and confusions on test images, on the fast engine", _evaluate_arguments),
     "accumulator": (
         _accumulator,
@@ -1173,7 +1231,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         _accumulator_arguments,
     ),
     "study": (_study, "accuracy of a network quantised in many ways: one study file, one table", _study_arguments),
-    "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
+    "compare": (_compare, "two models on the same images, node by node: codes off by 1, 2, more", _compare_arguments),
     "requant-diff": (
         _requant_diff,
         "where two requantisations differ, by how much, and what it does to accuracy",

@@ -1,13 +1,15 @@
 """What a user names on the command line, found: a workload as an integer graph, and the images to run on it.
 
 WORKLOAD is a shipped name, a graph or program directory, an ONNX file that is quantised already, or
-``file.py:function``, whose function returns an `nn.Module` and an example input.
+``file.py:function``, whose function returns a model (an `nn.Module`, or one that PyTorch's PT2E flow has quantised) and
+an example input.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,8 @@ class Source:
         example: the input a user's own model came with, float (N, C, H, W) or (N, K); else None.
         float_accuracy: the float network's, 0..1, where it was trained on that data set.
         module: the float network, a `torch.nn.Module` in evaluation mode; None where the workload is integers already.
+        reference: images to the codes (N, H, W, C) of every node, as the library that quantised an imported model
+            computes them; else None.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Source:
     example: Images | None = None
     float_accuracy: float | None = None
     module: Any = None
+    reference: Callable[[Images], dict[str, npt.NDArray[np.int64]]] | None = None
 
 
 @dataclass
@@ -100,11 +105,24 @@ def find_workload(
             return Source(workload, graph, *_known_data(data, graph.input.output.height))
     if path.suffix == ".onnx":
         return _onnx(path, quantization, data, calibration)
+    if path.suffix == ".pt2":
+        raise InputError(
+            f"{workload}: torch.export.load unpickles what it reads, which can run any code; return the program from a "
+            "function of your own and name it file.py:function"
+        )
     if quantization is None:
         from accelsim.config import load_quantization
 
         quantization = load_quantization("int8")
-    network = find_network(workload, data=data)
+    if _is_user_model(workload):
+        from accelsim.frontend import is_pt2e, load_user_model
+
+        module, example = load_user_model(workload)
+        if is_pt2e(module):
+            return _pt2e(workload, module, example, quantization, data, calibration)
+        network = _user_network(workload, module, example, data)
+    else:
+        network = find_network(workload, data=data)
     if calibration is not None:
         images = read_images(calibration)
     elif network.dataset is not None and network.input_size is not None:
@@ -144,14 +162,10 @@ def find_network(workload: str, *, data: str | None = None) -> Network:
     Raises:
         InputError: as for `find_workload`; a directory's graph is integers already.
     """
-    if ":" in workload or Path(workload).suffix == ".py":
-        from accelsim.frontend import capture, load_user_model
+    if _is_user_model(workload):
+        from accelsim.frontend import load_user_model
 
-        module, example = load_user_model(workload)
-        values: Images = example.detach().cpu().double().numpy()
-        dataset, size = _known_data(data, values.shape[-1] if values.ndim == 4 else None)
-        graph = capture(module, example, workload.rpartition(":")[2])
-        return Network(workload, graph, module.eval(), dataset, size, values)
+        return _user_network(workload, *load_user_model(workload), data)
     from accelsim import workloads
 
     names = workloads.names()
@@ -180,6 +194,63 @@ def find_network(workload: str, *, data: str | None = None) -> Network:
         info.input_size,
         float_accuracy=info.float_accuracy if dataset == info.trained_on else None,
     )
+
+
+def _is_user_model(workload: str) -> bool:
+    """Whether it is ``file.py:function``, or means to be."""
+    return ":" in workload or Path(workload).suffix == ".py"
+
+
+def _user_network(workload: str, module: Any, example: Any, data: str | None) -> Network:
+    """A user's float model."""
+    from accelsim.frontend import capture
+
+    name, shown, dataset, size = _described(workload, example, data)
+    return Network(workload, capture(module, example, name), module.eval(), dataset, size, shown)
+
+
+def _pt2e(
+    workload: str,
+    module: Any,
+    example: Any,
+    quantization: QuantizationScheme,
+    data: str | None,
+    calibration: Path | None,
+) -> Source:
+    """A model that PyTorch quantised: its own integers, and its own run to compare with."""
+    from accelsim.frontend import read_pt2e
+
+    _check_settled(workload, quantization)
+    name, shown, dataset, size = _described(workload, example, data)
+    if calibration is not None:
+        images = read_images(calibration)
+    elif dataset is not None and size is not None:
+        images = training_images((dataset, size), data, CALIBRATION_IMAGES).images
+    else:
+        images = shown
+    model = read_pt2e(module, name, quantization, calibration=images)
+    return Source(workload, model.graph, dataset, size, example=shown, reference=model.reference_codes)
+
+
+def _described(workload: str, example: Any, data: str | None) -> tuple[str, Images, str | None, int | None]:
+    """Name, example, data set and image size of a user's own model."""
+    values: Images = example.detach().cpu().double().numpy()
+    return workload.rpartition(":")[2], values, *_known_data(data, values.shape[-1] if values.ndim == 4 else None)
+
+
+NOT_OF_A_MODEL = ("zero_points", "bias_at", "accumulator_width_bits", "requantization")
+"""Parts of a scheme that a model quantised elsewhere does not settle itself."""
+
+
+def _check_settled(workload: str, quantization: QuantizationScheme) -> None:
+    """Refuse a scheme that asks for what an imported model has decided already."""
+    default = QuantizationScheme()
+    for key in type(quantization).model_fields:
+        if key not in NOT_OF_A_MODEL and getattr(quantization, key) != getattr(default, key):
+            raise InputError(
+                f"{workload}: the model is quantised already, so [{key}] of the scheme would change nothing; "
+                f"set only {', '.join(NOT_OF_A_MODEL)}"
+            )
 
 
 def choose_dataset(wanted: str, data: str | None) -> str:
@@ -274,18 +345,19 @@ def _known_data(data: str | None, size: int | None) -> tuple[str | None, int | N
     return data, size
 
 
-def training_images(network: Network, data: str | None, count: int, seed: int = 0) -> Labelled:
+def training_images(network: Network | tuple[str, int], data: str | None, count: int, seed: int = 0) -> Labelled:
     """Training images of a network's data set, for calibration: the first `count`, or a sample.
 
     Args:
+        network: or the data set's name and its images' height.
         seed: 0 takes the first; another draws `count` different ones, in the order drawn.
     """
     from accelsim.workloads.data import load_dataset
 
-    assert network.dataset is not None
-    assert network.input_size is not None
-    folder, size = _folder(network.dataset, data), network.input_size
-    found = load_dataset(network.dataset, folder, "train", None if seed else count, size=size)
+    name, size = (network.dataset, network.input_size) if isinstance(network, Network) else network
+    assert name is not None
+    assert size is not None
+    found = load_dataset(name, _folder(name, data), "train", None if seed else count, size=size)
     labels = found.labels.astype(np.int64)
     if not seed:
         return Labelled(found.images, labels, f"{found.name} train")

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "numerics": set(),
     "config": {"numerics"},
     "ir": {"numerics"},
-    "frontend": {"numerics", "ir"},
+    # Models that PyTorch has quantised are read with the scheme and the scale rule of our own quantisation.
+    "frontend": {"numerics", "config", "ir", "quantization"},
     # Models that other tools quantised: integer graphs from files, requantised as a scheme says.
     "importers": {"numerics", "config", "ir"},
     # Bias correction and AdaRound ask what the integer layers before a layer give.
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "engine": {"numerics", "ir"},
     # Fine-tuning: float models come in through frontend and quantization, and run forward on the engine.
     "training": {"numerics", "config", "ir", "frontend", "quantization", "engine"},
+    "exporters": {"numerics", "ir", "quantization"},
     "energy": {"config", "timing"},
     "vectors": {"numerics", "config", "ir", "isa", "timing", "machine", "engine"},
     "rtl": {"numerics", "config", "isa", "timing", "machine", "vectors"},
@@ -426,7 +428,7 @@ def make_tree(root: Path, **sources: str) -> Path:
         ("machine__x", "from accelsim.compiler import compile", "compiler"),
         ("machine__deep__x", "from ..array import PE\nfrom ...ir import Graph", "ir"),
         ("machine__x", "from accelsim.cli import main", "cli"),
-        ("frontend__x", "from accelsim.quantization import q", "quantization"),
+        ("quantization__x", "from accelsim.frontend import q", "frontend"),
         ("quantization__x", "import accelsim.workloads", "workloads"),
         ("workloads__x", "import accelsim.machine", "machine"),
         ("errors", "from accelsim.files import read_text", "files"),

@@ -127,8 +127,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Words ----------------------------------------------------------------------------------------------------------
 
-NAMES = ("run", "compile", "quantize", "evaluate", "accumulator", "compare", "requant-diff", "simulate", "cosim")
-COMMANDS = f"commands: {', '.join(NAMES)}, disasm, vectors, list"
+COMMANDS = (
+    "commands: run, compile, quantize, export, evaluate, accumulator, study, compare, requant-diff, simulate, cosim, "
+    "disasm, vectors, list"
+)
 
 
 @pytest.mark.parametrize(

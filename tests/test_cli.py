@@ -301,20 +301,64 @@ def test_evaluate_on_a_4_bit_range_of_accumulators_falls_to_chance(capsys, graph
     assert int(found[1]) < 12
 
 
+LENET_NODES = ["input", "c1", "s2", "c3", "s4", "c5", "f6", "output"]
+
+
 def test_compare_with_itself_is_equal_and_with_floor_is_not(capsys, graph_directory):
     capsys.readouterr()
     folder = str(graph_directory)
     assert main(["compare", folder, folder, "--data", "digits", "--images", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split()[0] for line in lines] == ["input", "c1", "s2", "c3", "s4", "c5", "f6", "output"]
-    assert all(line.split()[2] == "0" and line.endswith("equal") for line in lines)
-    assert (
-        main(["compare", folder, "lenet5_digits", "--data", "digits", "--images", "3", "--quantization", "coursework"])
-        == 0
-    )
+    assert [line.split()[0] for line in lines[:8]] == LENET_NODES
+    assert all(line.split()[2:4] == ["0", "100.000"] and line.endswith("equal") for line in lines[:8])
+    assert lines[8:] == ["", "predictions changed: 0 of 3", "accuracy: A 100.00 %, B 100.00 %"]
+    other = ["lenet5_digits", "--quantization", "coursework"]
+    assert main(["compare", folder, *other, "--data", "digits", "--images", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
     assert lines[0].endswith("equal")
-    assert all(int(line.split()[2].replace(",", "")) > 0 for line in lines[1:])
+    assert all(int(line.split()[2].replace(",", "")) > 0 for line in lines[1:8])
+
+
+def test_compare_counts_off_by_one_where_only_the_rounding_differs(capsys, graph_directory):
+    """Floor lowers about half of the first layer's codes by one; the counts add up to the values compared."""
+    capsys.readouterr()
+    floor = ["lenet5_digits", "--quantization-set", "requantization.rounding=floor"]
+    assert main(["compare", str(graph_directory), *floor, "--data", "digits", "--images", "70"]) == 0
+    c1 = capsys.readouterr().out.splitlines()[3]
+    found = re.match(
+        r"c1 +([\d,]+) +([\d,]+) +([\d.]+) +([\d,]+) +(\d+) +(\d+) +(\d+) +\S+ +\((.*)\): (-?\d+), (-?\d+) ", c1
+    )
+    values, differ, off_by_one = (int(found[i].replace(",", "")) for i in (1, 2, 4))
+    assert values == 70 * 28 * 28 * 6
+    assert (found[5], found[6], found[7]) == ("0", "0", "1")
+    assert 0.2 * values < differ == off_by_one < 0.6 * values
+    assert float(found[3]) == pytest.approx(100 * (1 - differ / values), abs=6e-4)
+    assert int(found[9]) - int(found[10]) == 1
+
+
+def test_compare_lists_nodes_without_a_counterpart(tmp_path, capsys):
+    """Two networks with one layer of the same name and shape, one of another shape, and one each of its own."""
+    (tmp_path / "two.py").write_text(
+        "import torch\nfrom torch import nn\nfrom collections import OrderedDict as D\n"
+        "def net(hidden, last):\n"
+        "    torch.manual_seed(0)\n"
+        "    layers = D(fc=nn.Linear(4, 3), mid=nn.Linear(3, hidden))\n"
+        "    layers[last] = nn.Linear(hidden, 2)\n"
+        "    return nn.Sequential(layers), torch.rand(5, 4)\n"
+        "def a(): return net(3, 'x')\n"
+        "def b(): return net(5, 'y')\n"
+    )
+    names = [f"{tmp_path / 'two.py'}:{function}" for function in "ab"]
+    assert main(["compare", *names, "--images", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["input", "fc"]
+    assert lines[4:8] == ["", "only in A: x", "only in B: y", "of other shapes in A and B: mid"]
+
+
+def test_compare_without_b_needs_a_model_of_another_library(capsys, graph_directory):
+    capsys.readouterr()
+    assert main(["compare", str(graph_directory), "--data", "digits"]) == 2
+    assert "is no model that another library has quantised" in capsys.readouterr().err
 
 
 def test_requant_diff_names_every_difference_of_a_network(capsys, tmp_path):

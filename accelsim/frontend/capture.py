@@ -135,7 +135,7 @@ class _Translation:
         output = self._output()
         calls = {node.name: node for node in self.program.graph.nodes}
         self._placeholders(calls)
-        needed = _ancestors(calls[output])
+        needed = ancestors(calls[output])
         for node in self.program.graph.nodes:
             if node.op == "call_function" and node in needed:
                 self._call(node)
@@ -184,11 +184,11 @@ class _Translation:
         if node.target is operator.getitem:
             self._item(node)
             return
-        word, where = _operator(node), self._where(node)
+        word, where = operator_of(node), self._where(node)
         handler = HANDLERS.get(word)
         if handler is None:
             raise InputError(f"{where}: operator is not supported; {self._remedy(node, word)}")
-        arguments = _bind(node)
+        arguments = bind(node)
         if arguments is None:
             raise InputError(f"{where}: operator has no schema; supported are {SUPPORTED}")
         call = Call(
@@ -225,7 +225,7 @@ class _Translation:
 
     def _where(self, node: Node) -> str:
         """Model, module path and operator: the beginning of an error message."""
-        return f"{self.name}: {_place(node).path or 'the model itself'} ({_operator(node)})"
+        return f"{self.name}: {_place(node).path or 'the model itself'} ({operator_of(node)})"
 
     def _remedy(self, node: Node, word: str) -> str:
         if word in REMEDIES:
@@ -239,7 +239,7 @@ class _Translation:
         return f"supported are {SUPPORTED}"
 
 
-def _ancestors(output: Node) -> set[Node]:
+def ancestors(output: Node) -> set[Node]:
     """What the output is computed from. Assertions, writes to buffers and dead code are not among it."""
     found, waiting = {output}, [output]
     while waiting:
@@ -261,7 +261,7 @@ def _is_in_place(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def _operator(node: Node) -> str:
+def operator_of(node: Node) -> str:
     """Return "aten.conv2d" for any of its overloads, and the public operator for the one it dispatches to."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
@@ -270,7 +270,7 @@ def _operator(node: Node) -> str:
     return str(getattr(target, "__name__", target))
 
 
-def _bind(node: Node) -> dict[str, Any] | None:
+def bind(node: Node) -> dict[str, Any] | None:
     """Arguments by the names of the operator's schema, defaults filled in."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return None

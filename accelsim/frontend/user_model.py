@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
 from accelsim.errors import InputError, did_you_mean
 
 
 def load_user_model(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    """Run the user's function, which returns an `nn.Module` and an example input, (N, C, H, W) or (N, K).
+    """Run the user's function, which returns a model and an example input, (N, C, H, W) or (N, K).
+
+    The model may also be a `torch.export.ExportedProgram`; then its module is returned.
 
     Raises:
         InputError: there is no such file or function, or running it failed; whatever it raised becomes one line.
@@ -24,6 +27,8 @@ def load_user_model(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise InputError(f"{name}: must return (nn.Module, example tensor), not {type(result).__name__}")
     module, example = result
+    if isinstance(module, ExportedProgram):
+        module = module.module()
     if not isinstance(module, torch.nn.Module) or not isinstance(example, torch.Tensor):
         kinds = f"{type(module).__name__}, {type(example).__name__}"
         raise InputError(f"{name}: must return (nn.Module, example tensor), not ({kinds})")

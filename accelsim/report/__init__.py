@@ -1,7 +1,7 @@
 """Reports of a run: JSON document, terminal text and figures."""
 
 from accelsim.report.accumulator import show_study, study_csv, study_figure
-from accelsim.report.comparison import compare_graphs, show_comparison
+from accelsim.report.comparison import Side, compare_networks, show_comparison
 from accelsim.report.document import build_report, describe_hardware
 from accelsim.report.evaluation import evaluation_report, show_evaluation
 from accelsim.report.figures import write_figures
@@ -12,8 +12,9 @@ from accelsim.report.text import show, show_image
 from accelsim.report.waveform import write_waveform
 
 __all__ = [
+    "Side",
     "build_report",
-    "compare_graphs",
+    "compare_networks",
     "dump_tensors",
     "evaluation_report",
     "show_comparison",

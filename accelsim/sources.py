@@ -345,8 +345,8 @@ def _known_data(data: str | None, size: int | None) -> tuple[str | None, int | N
     return data, size
 
 
-def training_images(network: Network | tuple[str, int], data: str | None, count: int, seed: int = 0) -> Labelled:
-    """Training images of a network's data set, for calibration: the first `count`, or a sample.
+def training_images(network: Network | tuple[str, int], data: str | None, count: int | None, seed: int = 0) -> Labelled:
+    """Training images of a network's data set: the first `count`, or a sample; None for all.
 
     Args:
         network: or the data set's name and its images' height.
@@ -361,6 +361,7 @@ def training_images(network: Network | tuple[str, int], data: str | None, count:
     labels = found.labels.astype(np.int64)
     if not seed:
         return Labelled(found.images, labels, f"{found.name} train")
+    count = len(labels) if count is None else count
     if count > len(labels):
         raise InputError(f"{found.name} train: {count} images asked for, the split has {len(labels)}; use fewer")
     drawn = np.random.default_rng(seed).choice(len(labels), count, replace=False)

@@ -53,6 +53,7 @@ MAY_IMPORT = {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
         *("machine", "engine", "energy", "workloads", "pipeline", "accounting"),
         "sources",  # rows of a study name workloads
+        "training",  # and may be trained before they are evaluated
     },
     "sources": {"numerics", "config", "ir", "frontend", "importers", "quantization", "workloads"},
     "pipeline": {

@@ -33,7 +33,7 @@ Kind = Literal["float", "weights_only", "integer"]
 
 
 class TrainSection(Section):
-    """Fine-tuning with fake quantisation before the row's network is evaluated, on the first `images` for training."""
+    """Quantisation-aware training before the row's network is evaluated: on the first `images` for training, or all."""
 
     images: int | None = Field(None, ge=1)
     epochs: int = Field(ge=1, le=1000)

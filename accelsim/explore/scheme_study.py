@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accelsim.config import QuantizationScheme, Row, StudyPlan, Trial
+from accelsim.config.study import TrainSection
 from accelsim.engine import execute
 from accelsim.errors import InputError
 from accelsim.explore.parts import Parts, study_key
@@ -76,7 +77,7 @@ class SchemeStudy:
             images: instead of the file's.
             threads: of the engine; None takes every core.
         Raises:
-            InputError: `folder` cannot be made; a row asks for training.
+            InputError: `folder` cannot be made.
         """
         self.plan = plan
         self.seeds = plan.seeds
@@ -87,9 +88,6 @@ class SchemeStudy:
         self._floats: dict[str, list[int]] = {}
         self._calibrations: dict[tuple[str | None, int | None, int], tuple[Labelled, str]] = {}
         self._graphs: dict[tuple[str, str, str], IntegerGraph] = {}
-        for row in plan.rows:
-            if row.train is not None:
-                raise InputError(f"{plan.source}: row {row.label!r}: train is not in this version; leave the row out")
 
     def run(self) -> dict[str, Any]:
         """Make what is missing and return the whole study (docs/formats.md)."""
@@ -221,7 +219,10 @@ class SchemeStudy:
             what = f"{row.label}, seed {seed}" if on == "test" else f"{_choice(row, trial)}, seed {seed}"
             self._progress(what, 0, len(images))
             try:
-                graph = self._quantized(loaded, trial.schemes[seed], calibration, calibration_digest)
+                if row.train is not None:
+                    graph = self._trained(loaded, trial.schemes[seed], calibration, row.train, seed, what)
+                else:
+                    graph = self._quantized(loaded, trial.schemes[seed], calibration, calibration_digest)
                 if row.kind == "weights_only":
                     predictions = self._weights_only(loaded.network, graph, images, what)
                 else:
@@ -231,7 +232,8 @@ class SchemeStudy:
             return {"predictions": predictions.tolist()}
 
         integers = {} if row.kind == "weights_only" else asdict(trial.hardware.arithmetic())
-        inputs = (row.kind, loaded.digest, trial.schemes[seed].model_dump(mode="json"), integers, seed)
+        train = None if row.train is None else row.train.model_dump(mode="json")
+        inputs = (row.kind, loaded.digest, trial.schemes[seed].model_dump(mode="json"), integers, train, seed)
         found: dict[str, Any] = self.parts.finished(_name(*inputs, calibration_digest, images_digest), make)
         return found
 
@@ -246,6 +248,37 @@ class SchemeStudy:
             (loaded.digest, calibration_digest, scheme.model_dump_json()),
             lambda: quantize(loaded.network.graph, calibration.images, scheme),
         )
+
+    def _trained(
+        self,
+        loaded: _Loaded,
+        scheme: QuantizationScheme,
+        calibration: Labelled,
+        train: TrainSection,
+        seed: int,
+        what: str,
+    ) -> IntegerGraph:
+        """The integer graph after quantisation-aware training; the seed decides the order of the images."""
+        import torch
+
+        from accelsim.training import QatModule, fine_tune
+
+        images = training_images(loaded.network, self._data, train.images)
+        assert images.labels is not None
+        module = QatModule.from_module(
+            loaded.network.module, calibration.images, scheme, name=loaded.network.graph.name
+        )
+        fine_tune(
+            module,
+            torch.from_numpy(images.images),
+            torch.from_numpy(images.labels),
+            epochs=train.epochs,
+            rate=train.learning_rate,
+            batch=train.batch,
+            seed=seed,
+            progress=lambda epoch, _: self._progress(f"{what}, training", epoch, train.epochs),
+        )
+        return module.to_graph()
 
     def _on_integers(self, graph: IntegerGraph, trial: Trial, images: Any, what: str) -> Int64:
         output = execute(

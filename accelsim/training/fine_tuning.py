@@ -30,7 +30,7 @@ def fine_tune(
     seed: int = 0,
     augment: Augmentation | None = None,
     loss: Loss = functional.cross_entropy,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], object] | None = None,
 ) -> list[float]:
     """Adam (AdamW where weights decay), its rates falling along half a cosine over all steps.
 

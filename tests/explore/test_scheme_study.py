@@ -23,6 +23,7 @@ from accelsim.explore.parts import Parts  # noqa: E402
 from accelsim.pipeline import evaluate  # noqa: E402
 from accelsim.quantization import quantize  # noqa: E402
 from accelsim.report import scheme_study_csv, scheme_study_figure, show_scheme_study  # noqa: E402
+from accelsim.training import QatModule, fine_tune  # noqa: E402
 
 IMAGES = 40
 STUDY = """
@@ -253,11 +254,28 @@ def test_images_and_seeds_may_be_given_instead_of_the_files(found, folder):
     assert [one["seed"] for one in row(again, "integers")["seeds"]] == [5]
 
 
-def test_rows_that_train_are_refused_by_name_before_anything_is_made(tmp_path):
-    text = STUDY + '\n[[rows]]\nlabel = "tuned"\ntrain = { epochs = 1, learning_rate = 1e-4, batch = 8 }\n'
-    with pytest.raises(InputError, match="row 'tuned': train is not in this version; leave the row out"):
-        make(tmp_path, text)
-    assert not (tmp_path / "out").exists()
+def test_a_row_that_trains_is_the_trained_modules_graph_and_its_seed_matters(tmp_path):
+    head = STUDY[: STUDY.index("[[rows]]")]
+    scheme = 'set = ["weight.bits=2", "activation.bits=3"]\n'
+    tuned = "train = { images = 64, epochs = 1, learning_rate = 3e-3, batch = 16 }"
+    found, _ = make(
+        tmp_path, f'{head}[[rows]]\nlabel = "plain"\n{scheme}\n[[rows]]\nlabel = "tuned"\n{scheme}{tuned}\n'
+    )
+    network = captured("lenet5_digits")
+    test = load_images(network, None, IMAGES)
+    shown = training_images(network, None, 64)
+    for one, seed in zip(row(found, "tuned")["seeds"], (0, 5), strict=True):
+        calibration = training_images(network, None, 8, seed).images
+        module = QatModule.from_module(
+            network.module, calibration, load_quantization("int8", ["weight.bits=2", "activation.bits=3"])
+        )
+        fine_tune(
+            module, torch.from_numpy(shown.images), torch.from_numpy(shown.labels),
+            epochs=1, rate=3e-3, batch=16, seed=seed,
+        )  # fmt: skip
+        predictions = module(torch.from_numpy(test.images)).argmax(dim=1).numpy()
+        assert one["correct"] == int((predictions == test.labels).sum())
+    assert row(found, "tuned")["accuracy"] > row(found, "plain")["accuracy"]
 
 
 def test_table_and_csv_hold_the_studys_figures(found):

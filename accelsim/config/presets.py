@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelsim.errors import InputError, did_you_mean
 
-KINDS = ("hardware", "energy", "quantization")
+KINDS = ("hardware", "energy", "quantization", "sweeps")
 
 
 def preset_folder(kind: str) -> Path:

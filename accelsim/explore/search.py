@@ -22,8 +22,8 @@ def search(sweep: Sweep) -> None:
     """Propose points and have them measured until the evaluations are used up.
 
     Proposals are made `together` at a time and their results told in that order, so that the points do not depend on
-    how many workers there are or on which of them was first. A point proposed again is answered from memory and does not
-    count. Points that are infeasible or failed have no objectives and only teach where not to look.
+    how many workers there are or on which of them was first. A point proposed again is answered from memory and does
+    not count. Points that are infeasible or failed have no objectives and only teach where not to look.
     """
     wanted = sweep.file.search
     assert wanted is not None
@@ -70,7 +70,8 @@ def _study(wanted: Search) -> Any:
             else optuna.samplers.NSGAIISampler(seed=wanted.seed, population_size=max(wanted.together, 8))
         )
     directions = [
-        {"min": "minimize", "max": "maximize"}[objective.split(None, 1)[0]] for objective in wanted.objectives
+        optuna.study.StudyDirection.MINIMIZE if objective.startswith("min") else optuna.study.StudyDirection.MAXIMIZE
+        for objective in wanted.objectives
     ]
     return optuna.create_study(directions=directions, sampler=sampler)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from accelsim.errors import InputError
-from accelsim.files import check_file
 from accelsim.explore.bench import Answer
+from accelsim.files import check_file
 
 MIGRATIONS = (
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +183,7 @@ class Sweep:
                 self.progress.last = self._row(one.member, answer)
                 self._report(self.progress)
 
-    def _answers(self, asked: list[_Asked]) -> Iterator[Answer]:
+    def _answers(self, asked: list[_Asked]) -> Generator[Answer]:
         if asked:
             yield from self.workers.run(self._job(one) for one in asked)
 

@@ -147,13 +147,12 @@ class Cluster:
         Raises:
             InputError: no scheduler answers, or it has no worker, for a minute; answers that came are the caller's.
         """
-        import asyncio
 
         import distributed
 
         try:
             client = distributed.Client(self.address, timeout=PATIENCE_SECONDS, set_as_default=False)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, ValueError) as error:
             raise InputError(
                 f"--scheduler {self.address}: no scheduler answers ({str(error) or type(error).__name__}); "
                 "start one with `dask scheduler`, or use --jobs"

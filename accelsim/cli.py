@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_sweep import sweep, sweep_arguments
 from accelsim.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -937,6 +938,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         "accuracy, cycles and energy against accumulator width; smallest widths",
         _accumulator_arguments,
     ),
+    "sweep": (sweep, "many machines, schemes and workloads: every point measured once", sweep_arguments),
     "compare": (_compare, "two models on the same images, node by node", _compare_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),

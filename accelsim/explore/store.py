@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelsim.config import build
+from accelsim.config.sweep import SweepFile
 from accelsim.errors import InputError
 from accelsim.explore.bench import Answer
 from accelsim.files import check_file
@@ -52,6 +54,10 @@ APPLICATION = 0x61636373
 """SQLite's application id of our files: "accs"."""
 PATIENCE_SECONDS = 60
 """How long a writer waits for another one."""
+
+
+def _defining(file: SweepFile) -> str:
+    return json.dumps(file.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,19 @@ class Store:
 
     # Writing ------------------------------------------------------------------------------------------------------
 
-    def register(self, name: str, file: str) -> int:
-        """The number of a sweep, by the text that defines it."""
+    def register(self, file: SweepFile) -> int:
+        """The number of a sweep, new where its file says something new."""
+        text = _defining(file)
         with self._told():
             with self._transaction():
-                self._connection.execute("INSERT OR IGNORE INTO sweeps (name, file) VALUES (?, ?)", (name, file))
-            return int(self._connection.execute("SELECT id FROM sweeps WHERE file = ?", (file,)).fetchone()[0])
+                self._connection.execute("INSERT OR IGNORE INTO sweeps (name, file) VALUES (?, ?)", (file.name, text))
+            return int(self._connection.execute("SELECT id FROM sweeps WHERE file = ?", (text,)).fetchone()[0])
+
+    def has_sweep(self, file: SweepFile) -> bool:
+        """Whether a sweep of exactly this file was begun here."""
+        with self._told():
+            found = self._connection.execute("SELECT 1 FROM sweeps WHERE file = ?", (_defining(file),)).fetchone()
+        return found is not None
 
     def enrol(self, sweep: int, members: Iterable[Member]) -> None:
         """Say which point stands where in a sweep."""
@@ -174,10 +187,13 @@ class Store:
                     found[key] = Answer(key, status, json.loads(figures), reason, seconds or 0.0)
         return found
 
-    def sweeps(self) -> list[tuple[int, str, str]]:
-        """(number, name, defining text) of every sweep, oldest first."""
+    def sweeps(self) -> list[tuple[int, SweepFile]]:
+        """(number, file) of every sweep, oldest first."""
         with self._told():
-            return self._connection.execute("SELECT id, name, file FROM sweeps ORDER BY id").fetchall()
+            rows = self._connection.execute("SELECT id, file FROM sweeps ORDER BY id").fetchall()
+            return [
+                (number, build(SweepFile, json.loads(text), f"{self.path}: sweep {number}")) for number, text in rows
+            ]
 
     def rows(self, sweep: int) -> list[tuple[Member, Answer | None]]:
         """The points of a sweep in its own order, each with what came of it; None where it was not run."""

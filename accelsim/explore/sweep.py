@@ -50,14 +50,14 @@ class Progress:
         known: points that were in the store.
         measured: points measured now.
         excluded: points that break a rule before anything is measured.
-        last: the row measured last.
+        best: the best feasible value so far of the first objective, or of the first group measured; None before any.
     """
 
     total: int
     known: int = 0
     measured: int = 0
     excluded: int = 0
-    last: Row | None = None
+    best: str | None = None
 
 
 @dataclass
@@ -103,12 +103,13 @@ class Sweep:
         self.area: AreaTable = load_area(file.area)
         self._report = progress
         self._code = code_digest().hex()
+        self._best: int | float | None = None
         self._prepared: dict[str, tuple[Prepared, Path, str]] = {}
         self._constraints = [(text, self._checked(text)) for text in file.constraints]
         if file.search is not None:
             for objective in file.search.objectives:
                 self._known_name(objective.split(None, 1)[1], f"{origin} [search]: objectives")
-        self.number = store.register(file.name, json.dumps(file.model_dump(mode="json", by_alias=True), sort_keys=True))
+        self.number = store.register(file)
         self.progress = Progress(self.space.count)
 
     # Names --------------------------------------------------------------------------------------------------------
@@ -180,8 +181,23 @@ class Sweep:
                 one = missing[answer.key]
                 self.store.keep(answer, one.content)
                 self.progress.measured += 1
-                self.progress.last = self._row(one.member, answer)
+                self._note(self._row(one.member, answer))
                 self._report(self.progress)
+
+    def _note(self, row: Row) -> None:
+        """Keep the best point for who watches: of the first objective, or the least of the first figure."""
+        search = self.file.search
+        first = FIGURES[self.file.measure[0]][0]
+        direction, name = (search.objectives[0].split(None, 1)) if search is not None else ("min", first)
+        if search is None and name == "accuracy":
+            direction = "max"
+        value = {**row.figures, **row.setting}.get(name)
+        if row.status != "done" or not isinstance(value, int | float):
+            return
+        better = self._best is None or (value < self._best if direction == "min" else value > self._best)
+        if better:
+            self._best = value
+            self.progress.best = f"{direction} {name} {value:,.6g} at point {row.position}"
 
     def _answers(self, asked: list[_Asked]) -> Generator[Answer]:
         if asked:

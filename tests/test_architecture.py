@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "configs": set(),
     "explore": {
         *("numerics", "config", "ir", "frontend", "quantization", "isa", "timing", "compiler"),
-        *("machine", "engine", "energy", "workloads", "pipeline", "accounting"),
+        *("machine", "engine", "energy", "workloads", "pipeline", "accounting", "sources"),
     },
     "sources": {"numerics", "config", "ir", "frontend", "quantization", "workloads"},
     "pipeline": {

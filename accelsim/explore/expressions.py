@@ -35,6 +35,7 @@ def evaluate(expression: str, names: Mapping[str, Any], where: str) -> Any:
     """
     import simpleeval
 
+    names_in(expression, where)  # simpleeval would take an assignment for its value
     try:
         return _evaluator()(expression, names)
     except simpleeval.NameNotDefined as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelsim.errors import InputError, did_you_mean
 
-KINDS = ("hardware", "energy", "quantization", "studies")
+KINDS = ("hardware", "energy", "quantization", "studies", "sweeps")
 
 
 def preset_folder(kind: str) -> Path:

@@ -1,0 +1,36 @@
+"""A sweep's workload, found and quantised, with the images it is judged on."""
+
+from __future__ import annotations
+
+from accelsim.config import QuantizationScheme
+from accelsim.errors import InputError
+from accelsim.explore.bench import Prepared
+from accelsim.ir import quantize_input
+from accelsim.sources import find_workload, load_images
+
+
+def prepare(
+    workload: str,
+    scheme: QuantizationScheme,
+    *,
+    data: str | None,
+    images: int | None,
+) -> Prepared:
+    """Quantise a workload; with `images`, also quantise so many test images.
+
+    Raises:
+        InputError: there is no such workload, data or images; the scheme cannot hold the network.
+    """
+    source = find_workload(workload, quantization=scheme, data=data)
+    if images is None:
+        return Prepared(source.graph)
+    found = load_images(source, data, images)
+    if found.labels is None:
+        raise InputError(f"{workload}: its images have no labels, so that nothing can be judged on them")
+    float_percent = None
+    if source.module is not None:
+        from accelsim.frontend import float_predictions
+
+        right = float_predictions(source.module, found.images) == found.labels
+        float_percent = 100 * float(right.mean())
+    return Prepared(source.graph, quantize_input(source.graph, found.images), found.labels, float_percent)

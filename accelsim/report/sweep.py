@@ -1,0 +1,137 @@
+"""A sweep's points as a table for a terminal, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from accelsim.report.text import table
+
+if TYPE_CHECKING:
+    from accelsim.config.sweep import SweepFile
+    from accelsim.explore.sweep import Row
+
+FORMAT, VERSION = "accelsim-sweep", 1
+MOST_SHOWN = 40
+"""Rows a terminal is shown; files hold all."""
+
+
+def columns(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Axes and figures that occur, in the order in which they first do."""
+    axes = dict.fromkeys(key for row in rows for key in row.setting)
+    figures = dict.fromkeys(name for row in rows for name in row.figures)
+    return list(axes), list(figures)
+
+
+def show_sweep(file: SweepFile, rows: Sequence[Row]) -> str:
+    """What `accelsim sweep` prints: the same for the same sweep, whatever was measured when and by whom."""
+    counts = Counter(row.status for row in rows)
+    said = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
+    axes, figures = columns(rows)
+    shown = [name for name in figures if not name.startswith("energy.")]
+    lines = [f"{file.name}: {file.title}" if file.title else file.name, f"{len(rows):,} points: {said}", ""]
+    good = [row for row in rows if row.status == "done"]
+    if not good:
+        return "\n".join(lines + _reasons(rows))
+    body = [
+        [str(row.position), *(_cell(row.setting.get(key)) for key in axes), *(_cell(row.figures.get(n)) for n in shown)]
+        for row in good[:MOST_SHOWN]
+    ]
+    lines += table(["point", *map(_short, axes), *shown], body)
+    if len(good) > MOST_SHOWN:
+        lines.append(f"... and {len(good) - MOST_SHOWN:,} more; --csv FILE writes all")
+    return "\n".join([*lines, *_reasons(rows)])
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """The commonest reasons for points without figures, each with one point that has it."""
+    reasons = Counter(f"{row.status}: {row.reason}" for row in rows if row.reason is not None)
+    first = {f"{row.status}: {row.reason}": row.position for row in reversed(rows) if row.reason is not None}
+    return ["", *(f"{count:,} {reason} (point {first[reason]})" for reason, count in reasons.most_common(5))] * bool(
+        reasons
+    )
+
+
+def _short(key: str) -> str:
+    """The end of a key, which tells enough in a narrow column."""
+    return ".".join(key.split(".")[-2:])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One flat record a point: position, status, reason, axes, figures, hash; None where a point has no such figure."""
+    axes, figures = columns(rows)
+    return [
+        {
+            "point": row.position,
+            "status": row.status,
+            "reason": row.reason,
+            **{key: row.setting.get(key) for key in axes},
+            **{name: row.figures.get(name) for name in figures},
+            "hash": row.key,
+        }
+        for row in rows
+    ]
+
+
+def sweep_csv(rows: Sequence[Row]) -> str:
+    """`records` with a header; empty cells where there is nothing."""
+    stream = io.StringIO()
+    flat = records(rows)
+    writer = csv.DictWriter(stream, list(flat[0]) if flat else ["point"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return stream.getvalue()
+
+
+def sweep_parquet(rows: Sequence[Row]) -> bytes:
+    """`records` as an Apache Parquet file; a column of mixed types becomes text."""
+    import pyarrow
+    from pyarrow import parquet
+
+    flat = records(rows)
+    arrays = {}
+    for name in flat[0] if flat else ["point"]:
+        column = [one[name] for one in flat]
+        kinds = {type(value) for value in column if value is not None}
+        if kinds == {int, float}:
+            column = [None if value is None else float(value) for value in column]
+        elif len(kinds) > 1:
+            column = [None if value is None else str(value) for value in column]
+        arrays[name] = pyarrow.array(column)
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(arrays), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def sweep_json(file: SweepFile, rows: Sequence[Row]) -> dict[str, Any]:
+    """The sweep as one object (docs/formats.md)."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": file.name,
+        "title": file.title,
+        "sweep": file.model_dump(mode="json", by_alias=True),
+        "points": [
+            {
+                "point": row.position,
+                "status": row.status,
+                "reason": row.reason,
+                "setting": row.setting,
+                "figures": row.figures,
+                "hash": row.key,
+            }
+            for row in rows
+        ],
+    }

@@ -1,0 +1,332 @@
+"""Sweeps as a whole: every row against a direct run, whoever measured it and however often it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from accelsim.accounting import cost
+from accelsim.config import load_hardware, load_quantization
+from accelsim.config.sweep import load_sweep
+from accelsim.energy import load_energy
+from accelsim.errors import InputError
+from accelsim.explore.store import Store
+from accelsim.explore.sweep import Row, Sweep
+from accelsim.explore.workers import Processes
+from accelsim.pipeline import evaluate
+from accelsim.sources import find_workload, load_images
+
+RUN = [sys.executable, "-c", "import sys; from accelsim.cli import main; sys.exit(main())"]
+
+SMALL = """
+title = "rows and accumulators"
+workload = "{workload}"
+measure = ["cycles", "energy"]
+constraints = ["hardware.array.rows + hardware.array.columns <= 20", "cycles < 60000"]
+[axes]
+"hardware.array.rows" = [1, 8, 16]
+"hardware.array.columns" = [4, 8]
+"hardware.accumulator.width_bits" = [16, 24]
+"hardware.activation.memory_bytes" = [512, 65536]
+"""
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> Path:
+    """A quantised network on the disk, so that a sweep of it needs no torch."""
+    folder = tmp_path_factory.mktemp("graph")
+    find_workload("lenet5_digits", quantization=load_quantization("int8")).graph.save(folder)
+    return folder
+
+
+def write(tmp_path: Path, text: str, **fields: object) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(text.format(**fields))
+    return path
+
+
+def run(path: Path, store: Path, tmp_path: Path, **options: object) -> tuple[list[Row], Sweep]:
+    with Store(store) as opened:
+        sweep = Sweep(load_sweep(path), opened, tmp_path / "scratch", origin="small.toml", **options)
+        return sweep.run(), sweep
+
+
+@pytest.fixture(scope="module")
+def small(graph, tmp_path_factory) -> tuple[Path, Path, list[Row]]:
+    folder = tmp_path_factory.mktemp("small")
+    path = write(folder, SMALL, workload=graph)
+    rows, _ = run(path, folder / "s.db", folder)
+    return path, folder / "s.db", rows
+
+
+def test_rows_are_direct_runs_of_their_points(small, graph):
+    _, _, rows = small
+    from accelsim.ir import load_graph
+
+    network, table = load_graph(graph), load_energy("horowitz_45nm")
+    assert [row.position for row in rows] == list(range(24))
+    done = [row for row in rows if row.status == "done"]
+    assert len(done) >= 4
+    for row in done:
+        sets = [f"{key.removeprefix('hardware.')}={value}" for key, value in row.setting.items()]
+        found = cost(network, load_hardware("default_16x16", sets), table)
+        assert row.figures["cycles"] == found.cycles
+        assert row.figures["energy"] == pytest.approx(float(found.energy.energy), rel=1e-12)
+        assert sum(value for name, value in row.figures.items() if name.startswith("energy.")) == pytest.approx(
+            row.figures["energy"], rel=1e-9
+        )
+
+
+def test_every_point_without_figures_says_why(small):
+    _, _, rows = small
+    for row in rows:
+        setting = row.setting
+        if setting["hardware.array.rows"] + setting["hardware.array.columns"] > 20:
+            assert row.reason.startswith("constraint not met: hardware.array.rows")
+        elif setting["hardware.activation.memory_bytes"] == 512:
+            assert "need" in row.reason
+            assert "activation buffer" in row.reason
+        elif row.status != "done":
+            assert row.reason == "constraint not met: cycles < 60000"
+            assert row.figures["cycles"] >= 60000
+        assert (row.status == "done") == (row.reason is None)
+    assert {row.status for row in rows} == {"done", "infeasible"}
+
+
+def test_a_second_run_measures_nothing_and_another_sweep_takes_what_is_there(small, tmp_path, graph):
+    path, store, rows = small
+    again, sweep = run(path, store, tmp_path)
+    assert again == rows
+    assert sweep.progress.measured == 0
+    fewer = write(tmp_path, SMALL.replace('"small"', '"fewer"').replace("[1, 8, 16]", "[4, 8]"), workload=graph)
+    _, sweep = run(fewer, store, tmp_path)
+    assert sweep.progress.known == 8  # those of 8 rows
+    assert sweep.progress.measured == 8
+    with sqlite3.connect(store) as database:
+        (points,) = database.execute("SELECT count(*) FROM points").fetchone()
+    assert points == sum("constraint not met: hardware" not in (row.reason or "") for row in rows) + 8
+
+
+def test_processes_give_the_same_rows(small, tmp_path):
+    path, _, rows = small
+    assert run(path, tmp_path / "p.db", tmp_path, workers=Processes(2))[0] == rows
+
+
+def test_a_worker_that_is_killed_costs_no_point(small, tmp_path, monkeypatch):
+    path, _, rows = small
+    killed = []
+
+    def murder(progress):
+        if progress.measured in (1, 3) and progress.measured not in killed:
+            killed.append(progress.measured)
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            victims = [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            os.kill(victims[0], signal.SIGKILL)
+
+    found, _ = run(path, tmp_path / "k.db", tmp_path, workers=Processes(2), progress=murder)
+    assert killed
+    assert found == rows
+
+
+def test_accuracy_and_safe_width_are_those_of_the_other_commands(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        workload = "lenet5_digits"
+        measure = ["accuracy", "safe_width", "area"]
+        images = 40
+        constraints = ["accuracy >= float - 30", "safe_width > 8"]
+        [axes]
+        "hardware.accumulator.width_bits" = [12, 20]
+        quantization = ["coursework"]
+        """,
+    )
+    rows, _ = run(path, tmp_path / "s.db", tmp_path)
+    source = find_workload("lenet5_digits", quantization=load_quantization("coursework"))
+    images = load_images(source, None, 40)
+    for row in rows:
+        width = row.setting["hardware.accumulator.width_bits"]
+        hardware = load_hardware("default_16x16", [f"accumulator.width_bits={width}"])
+        expected = evaluate(source.graph, images.images, images.labels, hardware).accuracy
+        assert row.figures["accuracy"] == pytest.approx(100 * expected)
+    assert rows[0].figures["accuracy"] < rows[1].figures["accuracy"]
+    assert rows[0].figures["area"] < rows[1].figures["area"]
+    assert rows[1].figures["safe_width"] <= rows[1].figures["proved_width"]
+    wide = load_hardware("default_16x16", [f"accumulator.width_bits={rows[1].figures['safe_width']}"])
+    exact = evaluate(source.graph, images.images, images.labels, load_hardware("default_16x16"))
+    assert (evaluate(source.graph, images.images, images.labels, wide).predictions == exact.predictions).all()
+
+
+def test_figures_the_sweep_does_not_measure_are_refused(tmp_path, graph):
+    path = write(tmp_path, SMALL.replace("cycles < 60000", "accuracy > 3"), workload=graph)
+    with pytest.raises(InputError, match="'accuracy' is neither an axis nor measured here"):
+        run(path, tmp_path / "s.db", tmp_path)
+
+
+def test_a_defect_at_one_point_is_a_row_and_can_be_tried_again(small, tmp_path, monkeypatch):
+    path, _, rows = small
+    from accelsim.explore import bench
+
+    real = bench.measure
+
+    def broken(prepared, hardware, *rest):
+        if hardware.array.rows == 8:
+            raise RuntimeError("a defect\nin two lines")
+        return real(prepared, hardware, *rest)
+
+    monkeypatch.setattr(bench, "measure", broken)
+    found, _ = run(path, tmp_path / "s.db", tmp_path)
+    failed = [row for row in found if row.status == "failed"]
+    assert failed
+    assert all(row.reason == "RuntimeError: a defect in two lines" for row in failed)
+    monkeypatch.setattr(bench, "measure", real)
+    assert run(path, tmp_path / "s.db", tmp_path)[0] == found, "a failure is an answer"
+    assert run(path, tmp_path / "s.db", tmp_path, retry_failed=True)[0] == rows
+
+
+SEARCH = """
+workload = "{workload}"
+measure = ["cycles", "area"]
+[axes]
+"hardware.array.rows" = [4, 8, 16, 32]
+"hardware.array.columns" = [4, 8, 16, 32]
+[search]
+objectives = ["min cycles", "min area"]
+evaluations = {evaluations}
+sampler = "{sampler}"
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_search_does_not_depend_on_workers_and_goes_on_where_it_was(tmp_path, graph, sampler):
+    path = write(tmp_path, SEARCH, workload=graph, evaluations=10, sampler=sampler)
+    rows, _ = run(path, tmp_path / "a.db", tmp_path)
+    assert len({tuple(row.setting.values()) for row in rows}) == len(rows) == 10, "a point was proposed twice"
+    assert run(path, tmp_path / "b.db", tmp_path, workers=Processes(2))[0] == rows
+    again, sweep = run(path, tmp_path / "a.db", tmp_path)
+    assert again == rows
+    assert sweep.progress.measured == 0
+
+
+def test_a_search_of_a_small_space_ends_when_it_is_used_up(tmp_path, graph):
+    path = write(tmp_path, SEARCH.replace(", 16, 32]", "]"), workload=graph, evaluations=50, sampler="tpe")
+    rows, _ = run(path, tmp_path / "s.db", tmp_path)
+    assert len(rows) == 4
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+def command(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RUN, "sweep", *map(str, words)], capture_output=True, text=True, **options)
+
+
+def test_the_command_writes_what_it_shows(small, tmp_path):
+    import pandas
+
+    path, store, rows = small
+    files = {kind: tmp_path / f"all.{kind}" for kind in ("csv", "parquet", "json")}
+    ran = command(path, "-o", store, *(word for kind, file in files.items() for word in (f"--{kind}", file)))
+    assert ran.returncode == 0, ran.stderr
+    assert "small: rows and accumulators\n24 points: " in ran.stdout
+    assert "were in" in ran.stderr
+    table, columns = pandas.read_csv(files["csv"]), pandas.read_parquet(files["parquet"])
+    assert list(table.columns) == list(columns.columns)
+    for row, one, other in zip(rows, table.itertuples(), columns.itertuples(), strict=True):
+        assert (one.status, one.hash) == (other.status, other.hash) == (row.status, row.key)
+        if row.figures:
+            assert one.cycles == other.cycles == row.figures["cycles"]
+    points = json.loads(files["json"].read_text())["points"]
+    assert [point["figures"] for point in points] == [row.figures for row in rows]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["--scheduler", "localhost:1"], "--scheduler localhost:1: is no address; write tcp://HOST:PORT"),
+        (["--resume", "-o", "no.db"], "--resume: there is no store no.db"),
+        (["--csv", "no/where.csv"], "no/where.csv: there is no folder no"),
+        (["-o", "no/where.db"], "no/where.db: there is no folder no"),
+    ],
+)
+def test_bad_options_are_one_line(small, tmp_path, words, message):
+    ran = command(small[0], *words, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"accelsim: error: {message}")
+    assert ran.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_refuses_to_begin(small, tmp_path, graph):
+    other = write(tmp_path, SMALL.replace("[16, 24]", "[16, 23]"), workload=graph)
+    ran = command(other, "-o", small[1], "--resume")
+    assert ran.returncode == 2
+    assert "holds no sweep as" in ran.stderr
+    assert command(small[0], "-o", small[1], "--resume").returncode == 0
+
+
+def test_control_c_keeps_what_is_done(tmp_path, graph):
+    axes = SMALL.replace("[16, 24]", "{{ from = 12, to = 40, step = 1 }}")
+    path = write(tmp_path, axes, workload=graph)
+    store = tmp_path / "s.db"
+    started = subprocess.Popen([*RUN, "sweep", str(path), "-o", str(store)], stderr=subprocess.PIPE, text=True)
+    wait_for_points(store, 3)
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "interrupted with" in told
+    assert "repeat the command to go on" in told
+
+
+def count_points(store: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10) as database:
+            return int(database.execute("SELECT count(*) FROM points").fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+
+
+def wait_for_points(store: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while count_points(store) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_table(small, tmp_path):
+    """SIGKILL at random moments until the sweep is whole; what was finished before a kill is never measured again."""
+    path, _, rows = small
+    store = tmp_path / "s.db"
+    moments = random.Random(5)
+    kills = 0
+    while kills < 6:
+        before = count_points(store)
+        started = subprocess.Popen([*RUN, "sweep", str(path), "-o", str(store)], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + moments.uniform(0.3, 1.5)
+        while time.monotonic() < deadline and started.poll() is None:
+            if count_points(store) > before + moments.randrange(3):
+                break
+            time.sleep(0.005)
+        started.kill()
+        kills += started.wait() == -signal.SIGKILL
+        assert count_points(store) >= before
+        if count_points(store) >= 12:
+            break
+    assert kills >= 2
+    with sqlite3.connect(store) as database:
+        kept = dict(database.execute("SELECT hash, seconds FROM points").fetchall())
+    found, _ = run(path, store, tmp_path)
+    assert found == rows
+    with sqlite3.connect(store) as database:
+        after = dict(database.execute("SELECT hash, seconds FROM points").fetchall())
+    assert kept.items() <= after.items(), "a finished point was measured again"

@@ -29,7 +29,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from accelsim.workloads import models, train  # noqa: E402  # they import torch
 
-COLOUR = ("cifar_cnn", "cifar_resnet")
+COLOUR = ("cifar_cnn", "cifar_mobilenet", "cifar_resnet")
 GREY = ("lenet5", "lenet5_bias", "lenet5_digits", "mlp", "mlp_digits")
 NAMES = COLOUR + GREY
 
@@ -89,6 +89,18 @@ def test_names_are_the_cards_beside_the_weights():
             + 2 * (16 + 7 * 32 + 7 * 64)
             + 650,
         ),
+        # 16*27; depthwise and projection; with expansion 4: expansion, depthwise, projection; 64*256; batch norms; 2570
+        (
+            "cifar_mobilenet",
+            432
+            + (9 * 16 + 16 * 16)
+            + (16 * 64 + 9 * 64 + 64 * 24)
+            + (24 * 96 + 9 * 96 + 96 * 64)
+            + 3 * (64 * 256 + 9 * 256 + 256 * 64)
+            + 64 * 256
+            + 2 * (16 + (16 + 16) + (64 + 64 + 24) + (96 + 96 + 64) + 3 * (256 + 256 + 64) + 256)
+            + 2570,
+        ),
     ],
 )
 def test_card_states_the_parameter_count_of_the_network(name, parameters):
@@ -106,6 +118,20 @@ def test_card_states_the_parameter_count_of_the_network(name, parameters):
         (
             "cifar_resnet",
             {"conv": 442_368, "stage1": 13_107_200, "stage2": 13_107_200, "output": 640},
+        ),
+        (
+            "cifar_mobilenet",
+            {
+                "conv": 442_368,
+                "block1": 102_400,
+                "block2": 802_816,
+                "block3": 1_038_336,
+                "block4": 2_244_608,
+                "block5": 2_244_608,
+                "block6": 2_244_608,
+                "last": 1_048_576,
+                "output": 2_560,
+            },
         ),
     ],
 )
@@ -208,6 +234,7 @@ def colours() -> data.Dataset:
     "name, least, images",
     [
         ("cifar_cnn", 0.62, 10_000),
+        ("cifar_mobilenet", 0.80, 1_000),
         ("cifar_resnet", 0.84, 1_000),
     ],
 )
@@ -974,7 +1001,7 @@ def test_shift_moves_whole_images_by_up_to_two_pixels_and_zeros_move_in():
         (
             ["lenet"],
             "recipe = 'lenet' is not known; use one of lenet5, lenet5_bias, lenet5_digits, mlp, mlp_digits, cifar_cnn, "
-            "cifar_resnet; did you mean 'lenet5'?",
+            "cifar_resnet, cifar_mobilenet; did you mean 'lenet5'?",
         ),
         (
             ["lenet5", "--dataset", "fashion", "--name", "mine"],

@@ -197,6 +197,22 @@ RECIPES = {
             label_smoothing=0.1,
             flip=True,
         ),
+        Recipe(
+            name="cifar_mobilenet",
+            network="MobileNetV2-like inverted residuals with depthwise convolutions, batch norm and ReLU",
+            dataset="cifar10",
+            model="CifarMobileNet",
+            bias=True,
+            epochs=18,
+            batch=128,
+            learning_rate=0.15,
+            weight_decay=2e-4,
+            max_shift=4,
+            optimizer="sgd",
+            warm_up=0.2,
+            label_smoothing=0.05,
+            flip=True,
+        ),
     )
 }
 

@@ -158,7 +158,7 @@ COMMANDS = (
         (
             ["run", "lenet5_digits", "--data", "digit"],
             "--data digit: the digits are embedded and read no folder; leave --data out, or use one of "
-            "mnist, fashion-mnist, digits; did you mean 'digits'?",
+            "mnist, fashion-mnist, digits, cifar10; did you mean 'digits'?",
         ),
         (
             ["run", "models.py:small", "--images", "3"],

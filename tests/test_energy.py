@@ -512,7 +512,7 @@ KINDS = "'zero', 'constant', 'product', 'by_width', 'by_product', 'by_capacity'"
         ),
         (
             by_width(points=[{"bits": 8, "energy": -1}, {"bits": 9, "energy": 2}]),
-            "(add.array) [points.0]: energy = -1 must be at least 0.0",
+            "(add.array) [points[0]]: energy = -1 must be at least 0.0",
         ),
         (
             by_width(below="clamp"),

@@ -133,7 +133,7 @@ def test_bad_input_is_one_line(capsys, place, words, message):
     [
         ("calibration = 16", "calibration = 1439", "digits train: 1439 images asked for, the split has 1438"),
         ("calibration = 16\nseeds = [0, 1]", "calibration = 1439\nseeds = [1]", "digits train: 1439 images asked for"),
-        ("lenet5_digits", "lenet9", "workload 'lenet9' is neither a name, a graph or program directory, nor file.py"),
+        ("lenet5_digits", "lenet9", "workload 'lenet9' is neither a name, a graph or program directory, an ONNX file"),
         ("bits={bits}", "bits={bit}", "FILE [rows[1]]: axes.bits changes nothing; write {bits} into set"),
     ],
 )

@@ -1,7 +1,7 @@
 """Networks with trained weights, and the labelled images they are run on.
 
 >>> names()
-('lenet5', 'lenet5_bias', 'lenet5_digits', 'mlp', 'mlp_digits')
+('cifar_cnn', 'cifar_mobilenet', 'cifar_resnet', 'lenet5', 'lenet5_bias', 'lenet5_digits', 'mlp', 'mlp_digits')
 >>> describe("lenet5").parameters
 61470
 

@@ -259,26 +259,23 @@ class SchemeStudy:
         what: str,
     ) -> IntegerGraph:
         """The integer graph after quantisation-aware training; the seed decides the order of the images."""
-        import torch
-
-        from accelsim.training import QatModule, fine_tune
+        from accelsim.training import train_quantized
 
         images = training_images(loaded.network, self._data, train.images)
         assert images.labels is not None
-        module = QatModule.from_module(
-            loaded.network.module, calibration.images, scheme, name=loaded.network.graph.name
-        )
-        fine_tune(
-            module,
-            torch.from_numpy(images.images),
-            torch.from_numpy(images.labels),
+        return train_quantized(
+            loaded.network.module,
+            calibration.images,
+            scheme,
+            images.images,
+            images.labels,
+            name=loaded.network.graph.name,
             epochs=train.epochs,
             rate=train.learning_rate,
             batch=train.batch,
             seed=seed,
             progress=lambda epoch, _: self._progress(f"{what}, training", epoch, train.epochs),
         )
-        return module.to_graph()
 
     def _on_integers(self, graph: IntegerGraph, trial: Trial, images: Any, what: str) -> Int64:
         output = execute(

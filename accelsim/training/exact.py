@@ -81,8 +81,8 @@ def derive(multiplier: Tensor, how: Requantization) -> tuple[Tensor, Tensor]:
 def round_quotient(x: Tensor, rounding: Rounding) -> Tensor:
     """Round floats to integral floats, perhaps in place; ties are recognised exactly.
 
-    >>> round_quotient(torch.tensor([-2.5, -0.5, 0.5, 1.5]), Rounding.HALF_UP)
-    tensor([-2., -0.,  1.,  2.])
+    >>> round_quotient(torch.tensor([-2.5, -1.5, 0.5, 1.5]), Rounding.HALF_UP)
+    tensor([-2., -1.,  1.,  2.])
     """
     match rounding:
         case Rounding.HALF_EVEN:

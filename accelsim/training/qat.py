@@ -77,7 +77,7 @@ class QatModule(nn.Module):
     >>> module = QatModule.from_module(model, images, accelsim.load_quantization("int8", ["weight.bits=4"]))
     >>> module(images).square().mean().backward()
     >>> [name for name, parameter in module.named_parameters() if parameter.grad is not None][:4]
-    ['layers.0.weight', 'layers.0.gamma', 'layers.0.beta', 'layers.0.quantizer.log_scale']
+    ['layers.0.weight', 'layers.0.bias', 'layers.0.gamma', 'layers.0.beta']
     """
 
     def __init__(

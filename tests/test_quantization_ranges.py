@@ -330,6 +330,21 @@ def test_all_zero_weights_survive_every_range():
             "leave weight.range out",
         ),
         (
+            "activation.fraction_bits=4 activation.logits=cross_entropy",
+            "activation.logits = 'cross_entropy' changes nothing with activation.fraction_bits, which fixes every "
+            "scale; leave activation.logits out",
+        ),
+        (
+            "weight.fraction_bits=4 weight.power_of_two=true",
+            "weight.power_of_two = true changes nothing with weight.fraction_bits, which fixes every scale; "
+            "leave weight.power_of_two out",
+        ),
+        (
+            "weight.fraction_bits=4 weight.full_range=true",
+            "weight.full_range = true changes nothing of fixed-point and of affine codes, which reach down to "
+            "-2^(bits-1) in any case; leave weight.full_range out",
+        ),
+        (
             "equalization.relu6=replace",
             "equalization.relu6 = 'replace' is for networks that are equalised; set equalization.weights = true",
         ),

@@ -1,6 +1,7 @@
 """Repair: equalisation, absorption, bias correction and AdaRound against the papers' formulas in plain NumPy."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -25,12 +26,21 @@ from accelsim.ir import (
 from accelsim.ir.reference import evaluate as evaluate_integers
 from accelsim.ir.reference import quantize_input
 from accelsim.numerics import Arithmetic
-from accelsim.quantization import adaround, calibrate, evaluate, lower, quantize
+from accelsim.quantization import (
+    CalibrationWarning,
+    adaround,
+    calibrate,
+    evaluate,
+    lower,
+    quantize,
+    with_quantized_weights,
+)
 from accelsim.quantization.adaround import Problem, learn_rounding, solve
 from accelsim.quantization.bias_correction import correct_analytically, correct_empirically
 from accelsim.quantization.equalization import absorb_bias, equalize, find_chains, replace_relu6
 from accelsim.quantization.integer_path import rewrite
 from accelsim.quantization.layers import to_float_layout
+from accelsim.quantization.lowering import lower_with_scales
 from accelsim.quantization.scales import quantize_weight
 from accelsim.quantization.statistics import propagate
 
@@ -302,13 +312,13 @@ def layer_problem(bits, seed=0):
 def test_adaround_reconstructs_a_layer_better_than_nearest_with_floor_or_ceil(bits):
     graph, x, how = layer_problem(bits)
     ranges = calibrate(graph, x)
-    nearest = lower(graph, ranges, how)
-    codes = learn_rounding(nearest, graph, x, how)
+    nearest, scales = lower_with_scales(graph, ranges, how)
+    codes = learn_rounding(nearest, graph, x, how, scales)
     learned = lower(graph, ranges, how, weights=codes)
     weight = graph.by_name["fc"].weight
     real = weight / quantize_weight(weight, how.weight, if_zero=1.0).scale[:, None]
     limit = 2 ** (bits - 1) - 1
-    assert np.all((codes["fc"] >= np.floor(real - 1e-9)) & (codes["fc"] <= np.ceil(real + 1e-9)))
+    assert np.all((codes["fc"] - np.floor(real) >= 0) & (codes["fc"] - np.floor(real) <= 1))
     assert np.abs(codes["fc"]).max() <= limit
     assert 0.05 < (codes["fc"] != np.rint(real)).mean() < 0.5
     assert np.array_equal(to_float_layout(learned.by_name["fc"].weight, learned.by_name["fc"], learned.input.output),
@@ -323,16 +333,16 @@ def test_adaround_reconstructs_a_layer_better_than_nearest_with_floor_or_ceil(bi
 
 def test_adaround_is_reproducible_and_depends_on_its_keys():
     graph, x, how = layer_problem(3)
-    nearest = lower(graph, calibrate(graph, x), how)
-    first = learn_rounding(nearest, graph, x, how)["fc"]
+    nearest, scales = lower_with_scales(graph, calibrate(graph, x), how)
+    first = learn_rounding(nearest, graph, x, how, scales)["fc"]
     state = torch.get_rng_state()
     threads = torch.get_num_threads()
-    again = learn_rounding(nearest, graph, x, how)["fc"]
+    again = learn_rounding(nearest, graph, x, how, scales)["fc"]
     assert np.array_equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are used
     assert torch.get_num_threads() == threads
     reseeded = how.model_copy(update={"weight": how.weight.model_copy(update={"seed": 5})})
-    other = learn_rounding(nearest, graph, x, reseeded)["fc"]
+    other = learn_rounding(nearest, graph, x, reseeded, scales)["fc"]
     assert not np.array_equal(first, other)
 
 
@@ -375,6 +385,30 @@ def test_the_operands_of_adaround_are_those_of_the_integer_layer():
     # Off by the rounding of the output and of the bias, half a step each at most.
     unclipped = (codes > -128) & (codes < 127)
     assert np.abs(given / output.scale + output.zero_point - codes)[unclipped].max() <= 0.5 + 1e-3
+
+
+def test_adaround_of_fixed_point_weights_far_beyond_their_word_saturates():
+    """w / S beyond int64: 60 fraction bits, so that every weight is at an end of its word."""
+    graph, x, _ = layer_problem(4)
+    keys = ["weight.bits=4", "weight.fraction_bits=60", "weight.rounding=adaround", "weight.adaround_iterations=3"]
+    how = load_quantization("int8", [*keys, "bias.bits=8", "requantization.scheme=float64"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)  # of biases, in such steps
+        lowered = lower_with_scales(graph, calibrate(graph, x), how)
+    codes = learn_rounding(lowered[0], graph, x, how, lowered[1])["fc"]
+    assert np.array_equal(codes, np.where(graph.by_name["fc"].weight > 0, 7, -8))
+
+
+def test_weights_alone_of_an_equalised_network_are_those_of_the_equalised_network():
+    """One scale a tensor, and channels of very different sizes: on the network as it was these weights mean nothing."""
+    graph, x = separable()
+    wanted = evaluate(graph, x)[graph.output]
+    error = {}
+    for equalised in ("false", "true"):
+        how = load_quantization("int8_per_tensor", [f"equalization.weights={equalised}"])
+        found = evaluate(with_quantized_weights(graph, quantize(graph, x, how), how), x)[graph.output]
+        error[equalised] = float(np.sqrt(np.square(found - wanted).mean()) / wanted.std())
+    assert error["true"] < min(0.05, error["false"])
 
 
 def test_nearest_is_kept_where_it_is_exact():

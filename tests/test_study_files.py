@@ -120,6 +120,11 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         ),
         (
             "float = true",
+            'weights_only = true\nset = ["layers.c1.activation_bits=2"]',
+            " [rows[0]]: set 'layers.c1.activation_bits=2' changes nothing where only weights are integers",
+        ),
+        (
+            "float = true",
             'weights_only = true\nhardware_set = ["array.dataflow=os"]',
             " [rows[0]]: hardware_set changes nothing where only weights are integers; leave hardware_set out",
         ),
@@ -194,3 +199,13 @@ def test_a_seed_has_its_place_in_the_scheme(tmp_path):
 def test_an_unknown_study_lists_those_there_are():
     found = refusal(load_study, "lenet5_step")
     assert found.startswith("studies 'lenet5_step' is neither a preset nor a file; did you mean 'lenet5_steps'?")
+
+
+def test_weights_alone_take_every_key_that_changes_a_weight(tmp_path):
+    keys = ("weight.bits=4", "layers.c1.weight_bits=2", "equalization.weights=true", "scale_format=float32",
+            "requantization.scheme=power_of_two")  # fmt: skip
+    text = f'title = "t"\nworkload = "lenet5"\n[[rows]]\nlabel = "w"\nweights_only = true\nset = {list(keys)}\n'
+    (tmp_path / "mine.toml").write_text(text)
+    (row,) = load_study(tmp_path / "mine.toml").rows
+    scheme = row.trials[0].schemes[0]
+    assert (scheme.weight.bits, scheme.equalization.weights, scheme.scale_format) == (4, True, "float32")

@@ -23,13 +23,16 @@ def _refuse_unused(section: Section, where: str, key: str, method: str, user: st
         )
 
 
-def _refuse_range_of_fixed_point(section: ActivationScheme | WeightScheme, where: str) -> None:
-    """Raise where fixed point, whose S no range changes, is given a way to choose one."""
-    if section.fraction_bits is not None and section.range != "min_max":
-        raise ValueError(
-            f"{where}.range = {section.range!r} changes nothing with {where}.fraction_bits, which fixes every scale; "
-            f"leave {where}.range out"
-        )
+def _refuse_scale_of_fixed_point(section: ActivationScheme | WeightScheme, where: str, *keys: str) -> None:
+    """Raise where fixed point, whose S is given, has a key set that chooses S: it would change nothing."""
+    for key in ("range", "power_of_two", *keys):
+        value = getattr(section, key)
+        if section.fraction_bits is not None and value != type(section).model_fields[key].default:
+            shown = "true" if value is True else repr(value)
+            raise ValueError(
+                f"{where}.{key} = {shown} changes nothing with {where}.fraction_bits, which fixes every scale; "
+                f"leave {where}.{key} out"
+            )
 
 
 class ActivationScheme(Section):
@@ -57,7 +60,7 @@ class ActivationScheme(Section):
     def _used(self) -> Self:
         _refuse_unused(self, "activation", "percentile", "range", "percentile")
         _refuse_unused(self, "activation", "momentum", "range", "moving_average")
-        _refuse_range_of_fixed_point(self, "activation")
+        _refuse_scale_of_fixed_point(self, "activation", "logits")
         return self
 
     @property
@@ -92,7 +95,12 @@ class WeightScheme(Section):
     @model_validator(mode="after")
     def _used(self) -> Self:
         _refuse_unused(self, "weight", "percentile", "range", "percentile")
-        _refuse_range_of_fixed_point(self, "weight")
+        _refuse_scale_of_fixed_point(self, "weight")
+        if self.full_range and (self.fraction_bits is not None or not self.symmetric):
+            raise ValueError(
+                "weight.full_range = true changes nothing of fixed-point and of affine codes, which reach down to "
+                "-2^(bits-1) in any case; leave weight.full_range out"
+            )
         for key in ("adaround_iterations", "adaround_samples", "seed"):
             _refuse_unused(self, "weight", key, "rounding", "adaround")
         return self

@@ -79,7 +79,7 @@ class RowSection(Section):
                 if getattr(self, key):
                     raise ValueError(f"{key} changes nothing where only weights are integers; leave {key} out")
             for change in self.set:
-                if change.partition(".")[0].strip() not in ("weight", "layers"):
+                if not _changes_weights(change.partition("=")[0].strip()):
                     raise ValueError(f"set {change!r} changes nothing where only weights are integers; leave it out")
         if self.best_of is not None and self.best_of not in self.axes:
             raise ValueError(f"best_of = {self.best_of!r} is not one of axes; add axes.{self.best_of}")
@@ -244,6 +244,14 @@ def check_seeds(seeds: tuple[int, ...], key: str) -> None:
             raise ValueError(f"{key}: {seed} is outside 0..{SEED_LIMIT - 1}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{key} holds a seed twice; leave one out")
+
+
+def _changes_weights(key: str) -> bool:
+    """Whether a dotted key of a scheme decides what real numbers the integer weights stand for."""
+    if key.startswith("layers."):
+        return key.rpartition(".")[2].startswith("weight_")
+    # Powers of two and float32 are what every scale is rounded to, the weights' among them.
+    return key.startswith(("weight.", "equalization.")) or key in ("requantization.scheme", "scale_format")
 
 
 _PLACE = re.compile(r"\{(\w+)\}")

@@ -1,13 +1,13 @@
 """AdaRound: each weight rounded down or up, whichever keeps its layer's output, learned layer after layer.
 
-Source: Nagel et al. 2020 (arXiv 2004.10568), sections 3 and 4; equations are that paper's.
+Source: Nagel et al. 2020 (arXiv 2004.10568), section 3; equations are that paper's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,11 @@ REGULARISATION = 20.0
 
 
 def learn_rounding(
-    graph: IntegerGraph, floats: FloatGraph, examples: npt.NDArray[np.number], scheme: QuantizationScheme
+    graph: IntegerGraph,
+    floats: FloatGraph,
+    examples: npt.NDArray[np.number],
+    scheme: QuantizationScheme,
+    weight_scales: Mapping[str, FloatArray],
 ) -> dict[str, Int64]:
     """Return codes for every layer's weights that reconstruct its float output better than round-to-nearest.
 
@@ -59,9 +63,10 @@ def learn_rounding(
         floats: the float graph it was lowered from.
         examples: (N, *input shape); the first `weight.adaround_samples` are used.
         scheme: `weight`, with `adaround_iterations`, `adaround_samples` and `seed`, and what layers have of their own.
+        weight_scales: S_w of each layer, (N,), as `lower_with_scales` gives them.
     Returns:
-        int64 codes in the float weight's shape, by layer, for `lower(..., weights=...)`: each is floor or ceil of
-        w / S + Z, inside the limits. The same seed gives the same codes on the same machine and PyTorch build.
+        int64 codes in the float weight's shape, by layer, for `lower(..., weights=...)`: each is floor(w / S) + Z or
+        one more, inside the limits. The same seed gives the same codes on the same machine and PyTorch build.
     """
     keys = scheme.weight
     used = examples[: keys.adaround_samples]
@@ -81,7 +86,7 @@ def learn_rounding(
                 layer.groups if isinstance(layer, FloatConv2d) else 1, -1, layer.weight[0].size
             ),
             nearest=to_float_layout(node.weight, node, place.source),
-            scale=place.weight_scale,
+            scale=weight_scales[node.name],
             zero_point=node.weight_zero_point,
             limits=weight_limits(scheme.weight_of(node.name)),
             bias=np.zeros(node.out_channels) if layer.bias is None else layer.bias,
@@ -122,12 +127,11 @@ class Problem:
     activation: FloatActivation | None
 
     def base(self) -> tuple[Int64, FloatArray]:
-        """(floor of w / S + Z, what is left above it in 0..1), both (G, N / G, K)."""
+        """(floor of w / S + Z, what is left above it in 0..1), both (G, N / G, K); at most a step beyond the limits."""
         real = self.weight / self.scale.reshape(*self.weight.shape[:2], 1) + self.zero_point
-        nearest = self.nearest.reshape(self.weight.shape)
-        # S is known to an ulp; a weight on a code must not fall to the one below.
-        low = np.where(np.abs(real - nearest) < 1e-9, nearest, np.floor(real)).astype(np.int64)
-        return low, np.clip(real - low, 0.0, 1.0)
+        held = np.clip(real, self.limits[0] - 1, self.limits[1] + 1)  # fixed point may leave int64
+        low = np.floor(held).astype(np.int64)
+        return low, held - low
 
 
 def solve(problem: Problem, iterations: int, seed: int) -> Int64:

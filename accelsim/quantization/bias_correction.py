@@ -15,7 +15,6 @@ from accelsim.errors import InputError
 from accelsim.ir.float_graph import FloatArray, FloatConv2d, FloatGraph, FloatLinear
 from accelsim.ir.integer_graph import IntegerGraph, Mac
 from accelsim.quantization.integer_path import Place, Slices, rewrite
-from accelsim.quantization.layers import to_float_layout
 from accelsim.quantization.observe import batches, walk
 from accelsim.quantization.statistics import Moments, layer_mean
 
@@ -45,8 +44,7 @@ def correct_analytically(graph: IntegerGraph, floats: FloatGraph, known: dict[st
                     f"{graph.name}: {node.source or node.name}: bias.correction = 'analytic' needs batch-norm "
                     "statistics of what it reads, and there are none; set bias.correction = 'empirical'"
                 )
-            codes = to_float_layout(node.weight, node, place.source) - node.weight_zero_point
-            error = codes * place.weight_scale.reshape(-1, *[1] * (codes.ndim - 1)) - layer.weight
+            error = place.real_weight() - layer.weight
             node = place.with_bias_raised(-layer_mean(layer, error, known[layer.inputs[0]].mean), bits)
         nodes.append(node)
     return dataclasses.replace(graph, nodes=tuple(nodes))

@@ -1,6 +1,6 @@
 """Cross-layer equalisation and bias absorption: the same float function with weights that one scale fits better.
 
-Source: Nagel et al. 2019 (arXiv 1906.04721), sections 4.1.1 and 4.1.2.
+Source: Nagel et al. 2019 (arXiv 1906.04721), section 4.1.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accelsim.config.quantization import EqualizationScheme
 from accelsim.errors import InputError
 from accelsim.ir.float_graph import (
     ChannelStatistics,
@@ -73,11 +74,27 @@ def _passes(node: FloatNode, through: frozenset[str]) -> bool:
     return isinstance(node, FloatMaxPool2d | FloatAvgPool2d | FloatFlatten)
 
 
+def repaired(graph: FloatGraph, how: EqualizationScheme) -> FloatGraph:
+    """Return the float graph that a scheme quantises: ReLU6 replaced, weights equalised, high biases absorbed.
+
+    Args:
+        graph: after `frontend.fold_batch_norm`.
+        how: the scheme's `equalization`; with its defaults the graph stays as it is.
+    Raises:
+        InputError: as `equalize` and `absorb_bias`.
+    """
+    if how.relu6 == "replace":
+        graph = replace_relu6(graph)
+    if how.weights:
+        graph = equalize(graph)
+    return absorb_bias(graph) if how.absorb_bias else graph
+
+
 def replace_relu6(graph: FloatGraph) -> FloatGraph:
     """Return the graph with ReLU in place of every ReLU6 inside a chain: another function, where a value exceeds 6.
 
     ReLU6 does not scale with its input, and a limit for each channel, which would mend that, is nothing the output
-    stage has. Source: Nagel et al. 2019, section 5.1.1 (replacing it costs MobileNetV2 little).
+    stage has. Source: Nagel et al. 2019, section 5 (replacing it costs MobileNetV2 little).
     """
     inside = {name for chain in find_chains(graph, through=frozenset({"relu", "relu6"})) for name in chain.between}
     return dataclasses.replace(
@@ -103,7 +120,7 @@ def equalize(graph: FloatGraph) -> FloatGraph:
         graph: after `frontend.fold_batch_norm`.
     Raises:
         InputError: the graph has no chain.
-    Source: Nagel et al. 2019, section 4.1.1, equations 9 to 11.
+    Source: Nagel et al. 2019, section 4.1 and appendix A.
     """
     chains = find_chains(graph)
     if not chains:
@@ -135,7 +152,7 @@ def absorb_bias(graph: FloatGraph) -> FloatGraph:
         graph: after `frontend.fold_batch_norm`, and `equalize` where wanted.
     Raises:
         InputError: no chain can be taken; the line says what is missing.
-    Source: Nagel et al. 2019, section 4.1.2.
+    Source: Nagel et al. 2019, section 4.1.
     """
     chains = [chain for chain in find_chains(graph) if _shifts(graph, chain)]
     if not chains:

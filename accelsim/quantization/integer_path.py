@@ -16,7 +16,7 @@ from accelsim.errors import InputError
 from accelsim.ir.integer_graph import Input, IntegerGraph, Mac, TensorType
 from accelsim.ir.reference import quantize_input
 from accelsim.numerics import Arithmetic, IntFormat, requantize
-from accelsim.quantization.layers import to_integer_layout
+from accelsim.quantization.layers import to_float_layout, to_integer_layout
 
 EXACT = Arithmetic(psum_bits=64, width_bits=64, overflow="saturate", saturate_at="end", rows=16, dataflow="ws")
 """Sums that nothing limits: quantisation knows no hardware, and repairs what rounding does, not what overflow does."""
@@ -38,6 +38,11 @@ class Place:
     def weight_scale(self) -> npt.NDArray[np.float64]:
         """S_w of each output channel, (N,), from M = S_x * S_w / S_y."""
         return self.node.multiplier.real * self.node.output.scale / self.source.scale
+
+    def real_weight(self) -> npt.NDArray[np.float64]:
+        """S_w * (q - Z_w), (N, C / groups, R, S) or (N, K) in PyTorch's order."""
+        steps = to_float_layout(self.node.weight, self.node, self.source) - self.node.weight_zero_point
+        return np.asarray(steps * self.weight_scale.reshape(-1, *[1] * (steps.ndim - 1)))
 
     def with_weight(self, codes: npt.NDArray[np.int64]) -> Mac:
         """The layer with other weights, (N, C / groups, R, S) or (N, K) in PyTorch's order, at the same scales."""

@@ -84,7 +84,7 @@ def lower(
             `layers` names no node, or one without what it sets; a tensor below 0 has unsigned symmetric codes; given
             weights have another shape or leave their format.
     Warns:
-        CalibrationWarning: biases saturate in `bias.bits`.
+        CalibrationWarning: biases saturate in `bias.bits`; one for the graph, with the layers.
     """
     return _Lowering(graph, ranges, scheme, weights or {}).graph()
 
@@ -120,6 +120,7 @@ class _Lowering:
         self.form = container_format(scheme.activation_of(name).format for name in chosen)
         self.nodes: dict[str, Node] = {}
         self.weight_scales: dict[str, FloatArray] = {}
+        self.saturated: dict[str, str] = {}
 
     def graph(self) -> IntegerGraph:
         """Lower every node that has an integer node of its own."""
@@ -128,6 +129,14 @@ class _Lowering:
                 self.nodes[node.name] = self._node(node)
         self._check_names("accumulator_width_bits", self.scheme.accumulator_width_bits)
         self._check_names("weights", self.weights)
+        if self.saturated:
+            layers = ", ".join(f"{name} ({count})" for name, count in self.saturated.items())
+            warnings.warn(
+                f"{self.float_graph.name}: biases saturate in {self.scheme.bias.bits} bits: {layers}; "
+                "use a larger bias.bits",
+                CalibrationWarning,
+                stacklevel=3,
+            )
         output = self.float_graph.by_name[self.float_graph.output]
         return IntegerGraph(
             name=self.float_graph.name,
@@ -310,22 +319,19 @@ class _Lowering:
         bits = self.scheme.bias.bits
         if bits < 32:
             low, high = IntFormat(bits).limits
-            beyond = np.flatnonzero((rounded < low) | (rounded > high))
-            if beyond.size:
-                warnings.warn(
-                    f"{self.float_graph.name}: {node.source or node.name}: {beyond.size} of {bias.size} biases "
-                    f"saturate in {bits} bits; use a larger bias.bits",
-                    CalibrationWarning,
-                    stacklevel=2,
-                )
+            beyond = np.count_nonzero((rounded < low) | (rounded > high))
+            if beyond:
+                self.saturated[node.name] = f"{beyond} of {bias.size}"
             return np.clip(rounded, low, high).astype(np.int64)
         beyond = np.flatnonzero((rounded < -(2.0**31)) | (rounded >= 2.0**31))
         if beyond.size:
             channel = int(beyond[0])
+            fixed = self.scheme.weight_of(node.name).fraction_bits is not None
+            remedy = "fewer fraction bits of the weights or the input" if fixed else "weight.granularity = 'channel'"
             raise self._refuse(
                 node,
                 f"bias {bias[channel]:.6g} of channel {channel} is {rounded[channel]:.6g} steps of "
-                f"S_x * S_w = {per_sum[channel]:.6g}, beyond 32 bits; use weight.granularity = 'channel'",
+                f"S_x * S_w = {per_sum[channel]:.6g}, beyond 32 bits; use {remedy}",
             )
         return rounded.astype(np.int64)
 

@@ -201,7 +201,7 @@ def scheme_observers(
         scheme: `activation.range`, its keys, and `activation.logits`. "batch_norm" observes nothing.
         quantiser: of the integer node of a name.
     Raises:
-        InputError: `activation.logits` is set and the network's output has no scale of its own.
+        InputError: `activation.logits` is set and no range decides the scale of the network's output.
     """
     activation = scheme.activation
     two_ends = not activation.symmetric
@@ -219,6 +219,11 @@ def scheme_observers(
                 pass
     if activation.logits == "cross_entropy":
         output = logits(graph)
+        if scheme.activation_of(tensors[output]).fraction_bits is not None:
+            raise InputError(
+                f"{graph.name}: activation.logits = 'cross_entropy' changes nothing with "
+                f"layers.{tensors[output]}.activation_fraction_bits; set activation.logits = 'same'"
+            )
         watching[output] = partial(CrossEntropyObserver, quantiser(tensors[output]), two_ends=two_ends)
     return watching
 

@@ -13,7 +13,7 @@ from accelsim.ir.float_graph import FloatArray, FloatGraph
 from accelsim.ir.integer_graph import IntegerGraph
 from accelsim.quantization.adaround import learn_rounding
 from accelsim.quantization.bias_correction import correct_analytically, correct_empirically
-from accelsim.quantization.equalization import absorb_bias, equalize, replace_relu6
+from accelsim.quantization.equalization import repaired
 from accelsim.quantization.formats import placed
 from accelsim.quantization.lowering import CalibrationWarning, lower, lower_with_scales
 from accelsim.quantization.observe import calibrate
@@ -44,11 +44,14 @@ def quantize(graph: FloatGraph, calibration: npt.ArrayLike, scheme: Quantization
         CalibrationWarning: a lone example; or as `lowering.lower`.
     """
     examples = _checked(graph, calibration)
-    graph = _repaired(graph, scheme)
+    graph = repaired(graph, scheme.equalization)
     ranges = choose_ranges(graph, examples, scheme)
-    lowered = lower(graph, ranges, scheme)
+    lowered, weight_scales = lower_with_scales(graph, ranges, scheme)
     if scheme.weight.rounding == "adaround":
-        lowered = lower(graph, ranges, scheme, weights=learn_rounding(lowered, graph, examples, scheme))
+        codes = learn_rounding(lowered, graph, examples, scheme, weight_scales)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)  # of biases, which the first lowering has told
+            lowered = lower(graph, ranges, scheme, weights=codes)
     match scheme.bias.correction:
         case "analytic":
             return correct_analytically(lowered, graph, propagate(graph, examples), scheme.bias.bits)
@@ -117,16 +120,6 @@ def choose_ranges(graph: FloatGraph, examples: npt.NDArray[np.number], scheme: Q
         if scheme.activation.logits == "cross_entropy":
             ranges[logits(graph)] = seen[logits(graph)]
     return ranges
-
-
-def _repaired(graph: FloatGraph, scheme: QuantizationScheme) -> FloatGraph:
-    """The float graph after `equalization`."""
-    how = scheme.equalization
-    if how.relu6 == "replace":
-        graph = replace_relu6(graph)
-    if how.weights:
-        graph = equalize(graph)
-    return absorb_bias(graph) if how.absorb_bias else graph
 
 
 def _checked(graph: FloatGraph, calibration: npt.ArrayLike) -> npt.NDArray[np.number]:

@@ -159,7 +159,12 @@ def quantize_weight(
 
         def quantised(limited: FloatArray) -> FloatArray:
             one = quantize_weight(
-                limited.reshape(weight.shape), plain, if_zero=if_zero, at_least=at_least, power_of_two=power_of_two
+                limited.reshape(weight.shape),
+                plain,
+                if_zero=if_zero,
+                at_least=at_least,
+                power_of_two=power_of_two,
+                single=single,
             )
             return one.reals().reshape(rows.shape)
 

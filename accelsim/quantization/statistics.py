@@ -1,6 +1,6 @@
 """Means and variances of every tensor from batch-norm statistics alone, channel by channel and without data.
 
-Source: Nagel et al. 2019 (arXiv 1906.04721), sections 4.1.2 and 4.2.1 and appendix C (moments of a clipped normal).
+Source: Nagel et al. 2019 (arXiv 1906.04721), sections 4.1 and 4.2 and appendix C (moments of a clipped normal).
 """
 
 from __future__ import annotations

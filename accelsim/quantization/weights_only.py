@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
+from accelsim.config.quantization import QuantizationScheme
 from accelsim.ir.float_graph import FloatConv2d, FloatGraph, FloatLinear, FloatNode
-from accelsim.ir.integer_graph import IntegerGraph, Linear, Mac
+from accelsim.ir.integer_graph import IntegerGraph, Mac
+from accelsim.quantization.equalization import repaired
+from accelsim.quantization.integer_path import Place
 
 
-def with_quantized_weights(graph: FloatGraph, quantized: IntegerGraph) -> FloatGraph:
+def with_quantized_weights(graph: FloatGraph, quantized: IntegerGraph, scheme: QuantizationScheme) -> FloatGraph:
     """Return the float graph with each weight replaced by the real number that its integer stands for.
 
-    w = S_w * (q - Z_w); S_w is M * S_y / S_x, which differs from the scale chosen by at most a few units in float64's
-    last place. Biases stay as they are.
+    w = S_w * (q - Z_w); S_w is M * S_y / S_x, which differs from the scale chosen by at most a few units in the last
+    place of the arithmetic that M was formed in. Where the scheme equalises, weights and biases are those of the
+    equalised network. Biases are not rounded, nor corrected.
 
     Args:
         graph: what was quantised, batch norms folded.
-        quantized: its integer graph, from `lower` or `quantize`; its nodes have the names of the float ones.
+        quantized: its integer graph, from `quantize`; its nodes have the names of the float ones.
+        scheme: the one it was quantised with.
 
     >>> import numpy as np
     >>> from accelsim.config import load_quantization
@@ -26,23 +29,19 @@ def with_quantized_weights(graph: FloatGraph, quantized: IntegerGraph) -> FloatG
     >>> from accelsim.quantization import quantize
     >>> layer = FloatLinear(name="fc", inputs=("x",), shape=(1,), weight=np.array([[1.27, -0.504]]), bias=None)
     >>> model = FloatGraph(name="model", nodes=(FloatInput(name="x", inputs=(), shape=(2,)), layer), output="fc")
-    >>> integers = quantize(model, np.eye(2), load_quantization("int8"))
-    >>> with_quantized_weights(model, integers).by_name["fc"].weight.round(12).tolist()
+    >>> scheme = load_quantization("int8")
+    >>> integers = quantize(model, np.eye(2), scheme)
+    >>> with_quantized_weights(model, integers, scheme).by_name["fc"].weight.round(12).tolist()
     [[1.27, -0.5]]
     """
+    graph = repaired(graph, scheme.equalization)
     nodes: list[FloatNode] = []
     for node in graph.nodes:
         if isinstance(node, FloatConv2d | FloatLinear):
             integer = quantized.by_name[node.name]
             assert isinstance(integer, Mac)
-            source = quantized.by_name[integer.inputs[0]].output
-            scale = integer.multiplier.real * integer.output.scale / source.scale
-            values = (integer.weight - integer.weight_zero_point).astype(np.float64)
-            if isinstance(integer, Linear):  # k in (h, w, c) order
-                values = values.reshape(-1, source.height, source.width, source.channels)
-            values = np.moveaxis(values, 3, 1).reshape(node.weight.shape)
-            weight = values * scale.reshape(-1, *[1] * (values.ndim - 1))
-            nodes.append(dataclasses.replace(node, weight=weight))
+            place = Place(quantized, integer, quantized.by_name[integer.inputs[0]].output)
+            nodes.append(dataclasses.replace(node, weight=place.real_weight()))
         else:
             nodes.append(node)
     return FloatGraph(graph.name, tuple(nodes), graph.output)

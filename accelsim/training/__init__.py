@@ -7,6 +7,5 @@ from accelsim.training.fine_tuning import fine_tune
 from accelsim.training.layer import TrainableLayer
 from accelsim.training.module import EngineModule
 from accelsim.training.qat import QatModule
-from accelsim.training.quantized import train_quantized
 
-__all__ = ["EngineModule", "QatModule", "TrainableLayer", "fine_tune", "train_quantized"]
+__all__ = ["EngineModule", "QatModule", "TrainableLayer", "fine_tune"]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,8 +21,8 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 def fine_tune(
     module: nn.Module,
-    images: Tensor,
-    targets: Tensor,
+    images: Tensor | npt.NDArray[np.generic],
+    targets: Tensor | npt.NDArray[np.generic],
     *,
     epochs: int,
     rate: float,
@@ -39,7 +41,7 @@ def fine_tune(
 
     Args:
         module: a `QatModule` or an `EngineModule`; trained in place, and left in evaluation mode.
-        images: (N, C, H, W) or (N, K), N >= 1, of the module's dtype.
+        images: (N, C, H, W) or (N, K), N >= 1, of the module's dtype; a tensor or an array.
         targets: (N, ...), what `loss` compares with: int64 labels (N,) for cross entropy.
         epochs: passes over all images, at least 1.
         rate: learning rate of weights, biases and batch norms at the first step.
@@ -55,6 +57,7 @@ def fine_tune(
     Raises:
         InputError: an argument outside its range; the loss is not finite; what the module refuses.
     """
+    images, targets = torch.as_tensor(images), torch.as_tensor(targets)
     _check(images, targets, epochs, batch, seed)
     for name, value in (("rate", rate), ("quantizer_rate", quantizer_rate), ("weight_decay", weight_decay)):
         if value is not None and not (math.isfinite(value) and value >= 0):

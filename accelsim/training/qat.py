@@ -33,12 +33,12 @@ from accelsim.ir.float_graph import FloatActivation, FloatBatchNorm2d, FloatConv
 from accelsim.numerics import Arithmetic
 from accelsim.quantization import quantize_with_scales
 from accelsim.quantization.fusion import plan_fusion
+from accelsim.quantization.layers import to_integer_layout
 from accelsim.quantization.scales import weight_limits
 from accelsim.training.exact import SINGLE, derive, float_type, requantize, round_quotient
 from accelsim.training.fake_layer import BatchNorm, FakeLayer, Integers, multiplier
 from accelsim.training.gradient import substitute
 from accelsim.training.inputs import DTYPES, arithmetic_of, calibration_examples, put
-from accelsim.training.layout import weight_from_pytorch
 from accelsim.training.quantizer import Learned, Quantizer, fake_quantized, rounded
 from accelsim.training.sums import need_exact_products, padded, products, sums_in_order
 
@@ -132,7 +132,6 @@ class QatModule(nn.Module):
             if isinstance(node, Input | Mac | Add):
                 activation = scheme.activation_of(node.name)
                 limits = self.graph.limits_of(node.name)
-                elements = node.output.size * limits[1]
                 quantizer = Quantizer(
                     where,
                     torch.tensor(node.output.scale, dtype=torch.float64),
@@ -142,7 +141,7 @@ class QatModule(nn.Module):
                     power_of_two=shifts or activation.power_of_two,
                     learn_scale=activation.fraction_bits is None,
                     single=single,
-                    gradient_scale=elements**-0.5 if lsq_gradients else 1.0,
+                    gradient_scale=_gradient_scale(node.output.size, limits) if lsq_gradients else 1.0,
                 )
                 put(self.graph, self.quantizers, node, quantizer)
             if isinstance(node, Mac):
@@ -161,7 +160,7 @@ class QatModule(nn.Module):
                     power_of_two=shifts or weight.power_of_two,
                     learn_scale=not fixed,
                     single=single and not fixed,
-                    gradient_scale=(elements * max(limits[1], 1)) ** -0.5 if lsq_gradients else 1.0,
+                    gradient_scale=_gradient_scale(elements, limits) if lsq_gradients else 1.0,
                 )
                 layer = FakeLayer(
                     self.graph,
@@ -342,7 +341,7 @@ class QatModule(nn.Module):
         source, target = learned[node.inputs[0]], learned[node.name]
         integers = self._layer(node).integers(self.graph.requantization, source, target)
         steps = integers.weight.numpy().astype(np.int64) + integers.weight_zero
-        weight = weight_from_pytorch(node, self.graph.by_name[node.inputs[0]].output, steps)
+        weight = to_integer_layout(steps, node, self.graph.by_name[node.inputs[0]].output)
         return dataclasses.replace(
             node,
             output=output,
@@ -653,6 +652,11 @@ def _layers_of(graph: FloatGraph) -> dict[str, _Parts]:
         found[before] = (layer, node)
         now[node.name] = before
     return found
+
+
+def _gradient_scale(elements: int, limits: tuple[int, int]) -> float:
+    """1 / sqrt(elements * p) of LSQ; the codes of one signed bit, -1 and 0, have no p above 0."""
+    return float((elements * max(limits[1], 1)) ** -0.5)
 
 
 def _function(kind: str, x: Tensor) -> Tensor:

@@ -613,3 +613,13 @@ def test_what_cannot_be_wrapped_or_trained_is_refused_in_one_line():
         arguments = {"epochs": 1, "rate": 1e-3, **keywords}
         assert refusal(lambda given=arguments: fine_tune(module, images, labels, **given)).startswith(line)
     assert refusal(lambda: fine_tune(module, images, labels[:3], epochs=1, rate=0.1)).startswith("targets: 3 for 24")
+
+
+def test_codes_of_one_bit_have_a_gradient_scale():
+    """-1 and 0 are the codes of one signed bit: no largest code to divide by."""
+    scheme = accelsim.load_quantization(
+        "int8", ["activation.bits=1", "activation.fraction_bits=0", "weight.bits=1", "weight.fraction_bits=1"]
+    )
+    module = QatModule(captured()[0], examples(), scheme, lsq_gradients=True)
+    module(examples(2)).sum().backward()
+    assert_same_graph(module.to_graph(), accelsim.quantize(captured()[1], examples(), scheme))

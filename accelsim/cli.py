@@ -605,10 +605,11 @@ def _write_study(
 
 def _compare(arguments: argparse.Namespace) -> int:
     from accelsim.report import compare_networks, show_comparison
+    from accelsim.sources import graph_folder
 
     count = _positive("--images", arguments.images)
     hardware = _hardware(arguments)
-    first = _source(arguments, arguments.first)
+    first = _source(_for_side(arguments, arguments.first, arguments.second), arguments.first)
     a = _side(first, hardware)
     if arguments.second is None:
         if first.reference is None:
@@ -621,9 +622,15 @@ def _compare(arguments: argparse.Namespace) -> int:
         second = first
         b = replace(a, name=f"{arguments.first} as its own library computes it", codes=first.reference)
     else:
+        given = _for_side(arguments, arguments.second, arguments.first)
         if arguments.second_quantization is not None:
-            arguments.quantization = arguments.second_quantization
-        second = _source(arguments, arguments.second)
+            if graph_folder(arguments.second) is not None:
+                raise InputError(
+                    f"--second-quantization: {arguments.second} is a graph directory, quantised already; leave "
+                    "--second-quantization out"
+                )
+            given.quantization = arguments.second_quantization
+        second = _source(given, arguments.second)
         b = _side(second, hardware)
     takes = [(x.channels, x.height, x.width) for x in (a.graph.input.output, b.graph.input.output)]
     if takes[0] != takes[1]:
@@ -634,6 +641,17 @@ def _compare(arguments: argparse.Namespace) -> int:
     images, labels = _images(arguments, first if first.dataset or first.example is not None else second, count)
     print(show_comparison(compare_networks(a, b, images, labels)))
     return 0
+
+
+def _for_side(arguments: argparse.Namespace, workload: str, other: str | None) -> argparse.Namespace:
+    """The arguments for one of two networks: a scheme and calibration are for the one that needs them."""
+    from accelsim.sources import graph_folder
+
+    given = argparse.Namespace(**vars(arguments))
+    if graph_folder(workload) is not None and other is not None and graph_folder(other) is None:
+        for option in _SETTLED:
+            setattr(given, option, arguments.parser.get_default(option))
+    return given
 
 
 def _side(source: Source, hardware: Hardware) -> Side:
@@ -733,21 +751,22 @@ def _requant_diff_network(
     from accelsim.config.quantization import differing_keys
     from accelsim.explore.requantization import compare_networks, with_requantization
     from accelsim.ir import quantize_input
-    from accelsim.sources import find_workload
+    from accelsim.sources import find_workload, graph_folder
 
     hardware = _hardware(arguments)
-    folder = Path(arguments.workload)
-    ready = any((place / "graph.json").exists() for place in (folder, folder / "graph"))
+    ready = graph_folder(arguments.workload) is not None
     if ready:
-        settled = ("quantization", "quantization_set", "calibration")
-        _refuse_given(arguments, settled, f"{folder} is a graph directory, quantised already")
+        _refuse_settled(arguments, arguments.workload)
     elif arguments.quantization is None:
         _refuse_given(arguments, ("quantization_set",), "overrides keys of --quantization, which is not given")
     keys = [] if ready or arguments.quantization is not None else differing_keys(a, b)
 
     def source(scheme: QuantizationScheme) -> Source:
         return find_workload(
-            arguments.workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration
+            arguments.workload,
+            quantization=None if ready else scheme,
+            data=arguments.data,
+            calibration=arguments.calibration,
         )
 
     base = a
@@ -904,11 +923,24 @@ def _source(arguments: argparse.Namespace, workload: str) -> Source:
     from accelsim.config import load_quantization
     from accelsim.sources import find_workload
 
+    _refuse_settled(arguments, workload)
     scheme = None
     if arguments.quantization is not None or arguments.quantization_set:
         default = "onnx" if workload.endswith(".onnx") else "int8"
         scheme = load_quantization(arguments.quantization or default, arguments.quantization_set)
     return find_workload(workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration)
+
+
+_SETTLED = ("quantization", "quantization_set", "calibration")
+"""What a graph directory has settled already."""
+
+
+def _refuse_settled(arguments: argparse.Namespace, workload: str) -> None:
+    """Refuse options that a graph or program directory would not take."""
+    from accelsim.sources import graph_folder
+
+    if graph_folder(workload) is not None:
+        _refuse_given(arguments, _SETTLED, f"{workload} is a graph directory, quantised already")
 
 
 def _images(
@@ -1132,9 +1164,6 @@ def _network(arguments: argparse.Namespace) -> tuple[IntegerGraph, Hardware, Any
 
     folder = Path(arguments.workload)
     if not (folder / "program.bin").exists():
-        if any((place / "graph.json").exists() for place in (folder, folder / "graph")):
-            settled = ("quantization", "quantization_set", "calibration")
-            _refuse_given(arguments, settled, f"{folder} is a graph directory, quantised already")
         hardware = _hardware(arguments)
         source = _source(arguments, arguments.workload)
         images, _ = _images(arguments, source, arguments.images, exactly=True)

@@ -89,20 +89,22 @@ def find_workload(
     """Return the integer graph of what the user named.
 
     Args:
-        workload: see above; a directory's graph is quantised already, and `quantization` does not touch it.
+        workload: see above.
         quantization: the scheme for networks that are still float, and the requantisation of an ONNX file; None is the
             preset ``int8``, or for an ONNX file ONNX's own.
         data: a data set's name, or the folder that holds the workload's own.
         calibration: an .npy file of float images to calibrate on; None takes the first training images, or a user
             model's own example.
     Raises:
-        InputError: there is no such workload, model or data; the message lists what there is.
+        InputError: there is no such workload, model or data; the message lists what there is. Or a scheme or
+            calibration is given for a directory's graph, which is quantised already.
     """
     path = Path(workload)
-    for folder in (path, path / "graph"):
-        if (folder / "graph.json").exists():
-            graph = load_graph(folder)
-            return Source(workload, graph, *_known_data(data, graph.input.output.height))
+    if (folder := graph_folder(workload)) is not None:
+        if quantization is not None or calibration is not None:
+            raise InputError(f"{workload}: is quantised already; leave the scheme and calibration images out")
+        graph = load_graph(folder)
+        return Source(workload, graph, *_known_data(data, graph.input.output.height))
     if path.suffix == ".onnx":
         return _onnx(path, quantization, data, calibration)
     if path.suffix == ".pt2":
@@ -141,6 +143,15 @@ def find_workload(
         float_accuracy=network.float_accuracy,
         module=network.module,
     )
+
+
+def graph_folder(workload: str) -> Path | None:
+    """Where the integer graph of a graph or program directory lies; None where the workload is neither."""
+    path = Path(workload)
+    for folder in (path, path / "graph"):
+        if (folder / "graph.json").exists():
+            return folder
+    return None
 
 
 def _onnx(path: Path, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None) -> Source:

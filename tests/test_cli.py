@@ -278,6 +278,42 @@ def test_a_graph_directory_without_data_is_refused(capsys, graph_directory):
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run"], ["compile", "-o", "out"], ["quantize", "-o", "out"], ["export", "-o", "out.onnx"], ["evaluate"],
+        ["accumulator", "--widths", "12", "-o", "out"], ["cosim"], ["vectors", "export", "-o", "out"], ["compare"],
+    ],
+    ids=lambda command: command[0],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [("--quantization", "affine"), ("--quantization-set", "weight.bits=4"), ("--calibration", "images.npy")],
+    ids=lambda option: option[0],
+)
+def test_a_graph_directory_takes_no_scheme(capsys, tmp_path, monkeypatch, graph_directory, command, option):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert refused(capsys, *command, str(graph_directory), "--data", "digits", *option) == (
+        f"{option[0]}: {graph_directory} is a graph directory, quantised already; leave {option[0]} out"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_compare_gives_a_scheme_to_the_network_that_takes_one(capsys, graph_directory):
+    """Beside a graph directory it is the other's; two directories take none."""
+    folder, words = str(graph_directory), ["--quantization", "coursework", "--data", "digits", "--images", "2"]
+    for pair in ((folder, "lenet5_digits"), ("lenet5_digits", folder)):
+        assert main(["compare", *pair, *words]) == 0
+        assert "predictions changed" in capsys.readouterr().out
+    line = f"{folder} is a graph directory, quantised already; leave"
+    assert refused(capsys, "compare", folder, folder, *words) == f"--quantization: {line} --quantization out"
+    words[0] = "--second-quantization"
+    assert refused(capsys, "compare", "lenet5_digits", folder, *words) == (
+        f"--second-quantization: {line} --second-quantization out"
+    )
+
+
 def test_evaluate_counts_right_answers(capsys, graph_directory):
     capsys.readouterr()
     assert main(["evaluate", str(graph_directory), "--data", "digits", "--images", "30"]) == 0

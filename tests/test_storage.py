@@ -247,6 +247,38 @@ def test_a_value_that_breaks_a_rule_of_the_graph_is_refused_by_node_and_rule(tmp
     assert refusal(load_graph, folder) == f"integer graph random: {expected}"
 
 
+@pytest.mark.parametrize(
+    "place, value, expected",
+    [
+        (("colour",), 1, "graph.json: key 'colour' is unknown there, or written with its usual value"),
+        (("activation", "scale"), 1, "activation: key 'scale' is unknown there, or written with its usual value"),
+        (("nodes", 0, "clip"), [0, 1], None),
+        (("nodes", 1, "kernel"), [3, 3], None),
+        (
+            ("nodes", 1, "rounding"),
+            "sum",
+            "node conv1: key 'rounding' is unknown there, or written with its usual value",
+        ),
+        (("nodes", 1, "kind"), "codes", "node conv1: key 'kind' is unknown there, or written with its usual value"),
+        (("nodes", 0, "scale"), "0.1", None),
+    ],
+)  # fmt: skip
+def test_what_a_graph_does_not_hold_is_refused(tmp_path, saved, place, value, expected):
+    """A key that would be read over, or a value in another spelling, under digests that are right."""
+    line = refusal(load_graph, forged(tmp_path, saved, place, value))
+    assert line.startswith(f"{tmp_path}/graph.json: not as written by quantize: ")
+    if expected is not None:
+        assert line == f"{tmp_path}/graph.json: not as written by quantize: {expected}; quantize again"
+
+
+def test_a_tensor_of_no_node_is_refused(tmp_path, saved):
+    blob = save_tensors({**load_tensors(saved[1]), "conv1.spare": np.zeros(3, dtype=np.int8)})
+    assert refusal(load_graph, write(tmp_path, vouched(json.loads(saved[0]), blob), blob)) == (
+        f"{tmp_path}/graph.json: not as written by quantize: graph.safetensors: tensor 'conv1.spare' belongs to no "
+        "node; quantize again"
+    )
+
+
 def test_every_missing_key_is_refused_in_one_line(tmp_path, saved):
     data = json.loads(saved[0])
     optional = {"stride", "padding", "dilation", "groups", "count_include_pad", "weight_bits", "weight_zero_point",
@@ -312,7 +344,10 @@ def test_hostile_sizes_allocate_nothing_of_their_size(tmp_path, saved):
     for node in data["nodes"]:
         node |= {"shape": big, "scale": data["nodes"][0]["scale"]}
     data |= {"output": data["nodes"][1]["name"], "output_shape": big}
-    folder = write(tmp_path, vouched(data, saved[1]), saved[1])
+    own = save_tensors(
+        {key: one for key, one in load_tensors(saved[1]).items() if key.startswith(data["output"] + ".")}
+    )
+    folder = write(tmp_path, vouched(data, own), own)
     tracemalloc.start()
     graph = load_graph(folder)
     _, peak = tracemalloc.get_traced_memory()

@@ -6,7 +6,7 @@ from accelsim.config import QuantizationScheme
 from accelsim.errors import InputError
 from accelsim.explore.bench import Prepared
 from accelsim.ir import quantize_input
-from accelsim.sources import find_workload, load_images
+from accelsim.sources import find_workload, graph_folder, load_images
 
 
 def prepare(
@@ -19,9 +19,13 @@ def prepare(
     """Quantise a workload; with `images`, also quantise so many test images.
 
     Raises:
-        InputError: there is no such workload, data or images; the scheme cannot hold the network.
+        InputError: there is no such workload, data or images; the scheme cannot hold the network; a graph directory
+            is given another scheme than the usual one, which would change nothing.
     """
-    source = find_workload(workload, quantization=scheme, data=data)
+    settled = graph_folder(workload) is not None
+    if settled and scheme != QuantizationScheme():
+        raise InputError(f"{workload}: is a graph directory, quantised already; leave quantization out of the sweep")
+    source = find_workload(workload, quantization=None if settled else scheme, data=data)
     if images is None:
         return Prepared(source.graph)
     found = load_images(source, data, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,15 @@ _CASTS: dict[int, type] = {
 }
 
 
-def fold(operator: Operator, operands: list[Array | None]) -> Array | None:
+def fold(operator: Operator, operands: list[Array | None], most: int) -> Array | None:
     """The result of an operator on constants, or None where this one is not evaluated here.
 
+    Args:
+        operator: whose operands are all constant.
+        operands: their values; None for one left out.
+        most: bytes that the result may take.
     Raises:
+        MemoryError: it would take more, by operands that repeat each other; nothing is allocated.
         ValueError, IndexError, TypeError: operands or attributes that do not fit; the caller names the node.
     """
     attributes = operator.attributes
@@ -49,13 +55,22 @@ def fold(operator: Operator, operands: list[Array | None]) -> Array | None:
         case "Unsqueeze", [one, *axes] if one is not None:
             return np.expand_dims(one, _axes(attributes, axes))
         case "Gather", [one, index] if one is not None and index is not None:
-            return np.asarray(np.take(one, index, axis=attributes.get("axis", 0)))
+            axis = attributes.get("axis", 0)
+            _check_size(one.nbytes // max(one.shape[axis], 1) * index.size, most)
+            return np.asarray(np.take(one, index, axis=axis))
         case "Concat", parts if all(part is not None for part in parts):
             return np.concatenate([part for part in parts if part is not None], axis=attributes["axis"])
         case "Clip", [one, *limits] if one is not None:
             low, high = (*limits, None, None)[:2]
+            shapes = [limit.shape for limit in (low, high) if limit is not None]
+            _check_size(math.prod(np.broadcast_shapes(one.shape, *shapes)) * one.itemsize, most)
             return np.clip(one, low, high).astype(one.dtype)
     return None
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise MemoryError
 
 
 def _constant(attributes: dict[str, Any]) -> Array | None:

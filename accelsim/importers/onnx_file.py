@@ -99,7 +99,7 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
-    except ModuleNotFoundError:
+    except ImportError:
         raise InputError(f"{path}: reading ONNX needs the package onnx; pip install 'accelsim[onnx]'") from None
     model = onnx.ModelProto()
     try:

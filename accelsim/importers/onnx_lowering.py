@@ -119,7 +119,9 @@ class Lowering:
 
     def _fold(self, operands: list[Constant | None]) -> Constant | None:
         try:
-            found = fold(self.op, operands)
+            found = fold(self.op, operands, self._budget)
+        except MemoryError:
+            raise self._too_much() from None
         except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
             raise self.refuse(f"cannot be evaluated on its constants: {error}") from None
         if found is not None and found.base is None:
@@ -130,9 +132,10 @@ class Lowering:
         """Count what is allocated, so that a small file cannot ask for much."""
         self._budget -= size
         if self._budget < 0:
-            raise self.refuse(
-                "the file's constants and shapes grow beyond all measure while they are read; simplify it"
-            )
+            raise self._too_much()
+
+    def _too_much(self) -> InputError:
+        return self.refuse("the file's constants and shapes grow beyond all measure while they are read; simplify it")
 
     def _varies_with_batch(self, operator: Operator) -> bool:
         place = {"QLinearMatMul": 3, "MatMulInteger": 1, "MatMul": 1}.get(operator.kind)
@@ -966,9 +969,8 @@ class Lowering:
         node = self.nodes[codes.node]
         if (low, high) == self.form.limits:
             return codes
-        alone = self._readers.get(self.op.inputs[0], 0) == 1 and node.name not in {
-            name for other in self.nodes.values() for name in other.inputs
-        }
+        named = [one for one in self.values.values() if _node_of(one) == node.name]  # Identity, Reshape: once more
+        alone = len(named) == 1 and self._readers.get(self.op.inputs[0], 0) == 1
         if alone and isinstance(node, Mac | Add | Clip):
             ends = [min(max(end, low), high) for end in node.clip]
             self.nodes[node.name] = replace(node, clip=(ends[0], ends[1]))
@@ -1094,6 +1096,12 @@ class Lowering:
     def same(self) -> Value:
         """Identity, and Dropout as in inference."""
         return self._needed(0)
+
+
+def _node_of(value: Value) -> str | None:
+    """Whose codes a value is; None for a constant."""
+    codes = value.codes if isinstance(value, Chain) else value
+    return codes.node if isinstance(codes, Codes | HostTensor) else None
 
 
 def module_path(name: str) -> str:

@@ -70,14 +70,23 @@ def graph_digest(graph: IntegerGraph) -> str:
 def _files(graph: IntegerGraph) -> tuple[str, bytes]:
     """`graph.json`, which holds the digest of the other, and `graph.safetensors`."""
     tensors: dict[str, np.ndarray[Any, Any]] = {}
-    nodes = [_node_to_json(node, tensors) for node in graph.nodes]
+    content = _content(graph, tensors)
     blob = save_tensors(tensors)
-    how = graph.requantization
     data: dict[str, Any] = {
+        key: hashlib.sha256(blob).hexdigest() if key == "tensors_sha256" else value for key, value in content.items()
+    }
+    data["sha256"] = _digest(data)
+    return _text(data), blob
+
+
+def _content(graph: IntegerGraph, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """`graph.json` but for its digests; what it leaves to the other file is put into `tensors`."""
+    how = graph.requantization
+    return {
         "format": FORMAT,
         "version": VERSION,
         "name": graph.name,
-        "tensors_sha256": hashlib.sha256(blob).hexdigest(),
+        "tensors_sha256": None,
         "activation": {"bits": graph.activation.bits, "signed": graph.activation.signed},
         "requantization": {
             "scheme": how.scheme.value,
@@ -91,10 +100,8 @@ def _files(graph: IntegerGraph) -> tuple[str, bytes]:
         "bias_at": graph.bias_at,
         "output": graph.output,
         "output_shape": list(graph.output_shape),
-        "nodes": nodes,
+        "nodes": [_node_to_json(node, tensors) for node in graph.nodes],
     }
-    data["sha256"] = _digest(data)
-    return _text(data), blob
 
 
 def load_graph(folder: Path) -> IntegerGraph:
@@ -123,7 +130,7 @@ def load_graph(folder: Path) -> IntegerGraph:
                 "quantize again"
             )
         tensors = _tensors(blob)
-        return IntegerGraph(
+        graph = IntegerGraph(
             name=_typed(data, "name", str),
             nodes=tuple(_node_from_json(node, tensors) for node in _typed(data, "nodes", list)),
             output=_typed(data, "output", str),
@@ -141,10 +148,28 @@ def load_graph(folder: Path) -> IntegerGraph:
             zero_points=data["zero_points"],
             bias_at=data["bias_at"],
         )
+        _check_nothing_else(data, tensors, graph)
+        return graph
     except KeyError as error:
         raise InputError(f"{path}: not as written by quantize: {error} is missing; quantize again") from None
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: not as written by quantize: {str(error)[:200]}; quantize again") from None
+
+
+def _check_nothing_else(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any]], graph: IntegerGraph) -> None:
+    """Refuse what the graph does not hold: keys and tensors that would be read over."""
+    known: dict[str, np.ndarray[Any, Any]] = {}
+    content = json.loads(json.dumps(_content(graph, known)))
+    pairs = [("graph.json", data, content), ("activation", data["activation"], content["activation"])]
+    pairs += [(f"node {own['name']}", given, own) for given, own in zip(data["nodes"], content["nodes"], strict=True)]
+    for where, given, own in pairs:
+        for key, value in given.items():
+            if key not in own:
+                raise ValueError(f"{where}: key {key!r} is unknown there, or written with its usual value")
+            if where != "graph.json" and value != own[key]:
+                raise ValueError(f"{where}: {key} = {value!r} is not how {own[key]!r} is written")
+    if strange := sorted(tensors.keys() - known.keys()):
+        raise ValueError(f"graph.safetensors: tensor {strange[0]!r} belongs to no node")
 
 
 def _tensors(blob: bytes) -> dict[str, np.ndarray[Any, Any]]:

@@ -151,6 +151,19 @@ def big_casts(model):
         model.graph.node.insert(0, helper.make_node("Cast", ["big"], [f"big{number}"], to=TensorProto.DOUBLE))
 
 
+def repeated(kind, *operands):
+    """An operator on constants whose result is many times what is there: 1 MiB by 1 MiB."""
+
+    def change(model):
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.ascontiguousarray(array), f"r{place}") for place, array in enumerate(operands)
+        )
+        names = [f"r{place}" for place in range(len(operands))]
+        model.graph.node.insert(0, helper.make_node(kind, names, ["repeated"]))
+
+    return change
+
+
 HOSTILE = {
     "huge_dims": (shape("w", [1 << 40, 1 << 40]), "needs 1208925819614629174706176 bytes, and 18 are there"),
     "wrapping_dims": (shape("w", [1 << 32, 1 << 32]), "needs 18446744073709551616 bytes"),
@@ -226,6 +239,18 @@ HOSTILE = {
     "huge_length": (external("data.bin", length="9" * 14), "does not hold 72 at 0"),
     "many_reshapes": (many_reshapes, "grow beyond all measure"),
     "big_casts": (big_casts, "grow beyond all measure"),
+    "repeated_rows": (
+        repeated("Gather", np.zeros((1, 1 << 20), np.int8), np.zeros(1 << 17, np.int64)),
+        "Gather 'repeated': the file's constants and shapes grow beyond all measure",
+    ),
+    "wide_limits": (
+        repeated("Clip", np.zeros((1 << 20, 1), np.int8), np.zeros((1, 1 << 20), np.int8)),
+        "Clip 'repeated': the file's constants and shapes grow beyond all measure",
+    ),
+    "bad_gather": (
+        repeated("Gather", np.zeros((), np.int8), np.zeros(1, np.int64)),
+        "Gather 'repeated': cannot be evaluated on its constants",
+    ),
 }
 
 

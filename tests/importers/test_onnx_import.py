@@ -297,3 +297,29 @@ def test_what_is_not_supported_is_named(tmp_path):
     path = written(tmp_path, [node("QuantizeLinear", ["x", "s"], ["y"])], SCALES, x=((3,), np.float16), kind=np.uint8)
     assert "quantises float16; float32 is supported" in refusal(import_onnx, path)
     assert TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("alias", ["Identity", "DequantizeLinear"])
+def test_limits_of_an_alias_leave_the_tensor_that_others_read(tmp_path, alias):
+    """A Clip of another name of codes, whose first name is read later."""
+    scales = {"s": np.float32(0.05), "z": np.uint8(100), "ys": np.float32(2.5), "yz": np.uint8(90)}
+    constants = {**scales, "w": numbers(3, 3, 3, 3), "ws": np.float32(0.01), "wz": np.int8(0)}
+    constants |= {"low": np.uint8(80), "high": np.uint8(120)}
+    conv = node("QLinearConv", ["x", "s", "z", "w", "ws", "wz", "ys", "yz"], ["c"], "conv")
+    nodes = {
+        "Identity": [conv, node("Identity", ["c"], ["d"]), node("Clip", ["d", "low", "high"], ["e"])],
+        "DequantizeLinear": [
+            conv,
+            node("DequantizeLinear", ["c", "ys", "yz"], ["early"]),
+            node("Clip", ["c", "low", "high"], ["e"]),
+        ],
+    }[alias]
+    ends = [
+        node("DequantizeLinear", ["e", "ys", "yz"], ["er"]),
+        node("DequantizeLinear", ["c", "ys", "yz"], ["cr"]),
+        node("Add", ["er", "cr"], ["a"], "add"),
+        node("QuantizeLinear", ["a", "ys", "yz"], ["y"]),
+    ]
+    path = written(tmp_path, [*nodes, *ends], constants, x=((3, 6, 6), np.uint8))
+    imported = check(path, numbers(2, 3, 6, 6, kind=np.uint8))
+    assert [one.op for one in imported.graph.nodes] == ["input", "conv2d", "clip", "add"]

@@ -319,9 +319,8 @@ class _Lowering:
         bits = self.scheme.bias.bits
         if bits < 32:
             low, high = IntFormat(bits).limits
-            beyond = np.count_nonzero((rounded < low) | (rounded > high))
-            if beyond:
-                self.saturated[node.name] = f"{beyond} of {bias.size}"
+            if clamped := np.count_nonzero((rounded < low) | (rounded > high)):
+                self.saturated[node.name] = f"{clamped} of {bias.size}"
             return np.clip(rounded, low, high).astype(np.int64)
         beyond = np.flatnonzero((rounded < -(2.0**31)) | (rounded >= 2.0**31))
         if beyond.size:

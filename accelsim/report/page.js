@@ -6,7 +6,7 @@
   const count = data.points.length;
   const columns = { ...data.axes, ...data.figures };
   const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00"]; // Okabe and Ito
-  const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis
+  const RAMP = [[122, 70, 168], [59, 100, 160], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis, its dark end made light enough for a dark page
   const MOST_ROWS = 200;
   const state = { chosen: null, sort: "point", up: true, all: false, front: new Set(), order: [], focus: 0 };
 
@@ -196,8 +196,7 @@
         class: front ? "front" : done ? "plain" : "infeasible", role: "button", tabindex: -1,
         "data-point": data.points[point], "aria-label": describe(point),
       });
-      if (done) { circle.style.fill = colour(point); circle.style.fillOpacity = front ? 1 : 0.45; }
-      circle.addEventListener("click", (event) => { event.stopPropagation(); choose(point); });
+      if (done) { circle.style.fill = colour(point); circle.style.fillOpacity = front ? 1 : 0.6; }
       circle.addEventListener("keydown", (event) => key(event, point));
       circle.addEventListener("focus", () => { $("tip").textContent = describe(point); });
       circles.set(point, circle);
@@ -224,18 +223,24 @@
     event.preventDefault();
   };
 
-  // The nearest point within a finger's width, so that small circles can be hit.
+  // The points at the nearest place within a finger's width, so that small circles can be hit; the front first.
   const nearest = (event) => {
-    let best = null, least = 24 ** 2;
+    let found = [], least = 24 ** 2;
     const box = $("plot").getBoundingClientRect();
     for (const [point, circle] of state.circles || []) {
       const away = (circle.cx.baseVal.value - event.clientX + box.left) ** 2 + (circle.cy.baseVal.value - event.clientY + box.top) ** 2;
-      if (away < least || (away === least && state.front.has(point))) { best = point; least = away; }
+      if (away < least - 0.01) { found = [point]; least = away; } else if (found.length && away <= least + 0.01) found.push(point);
     }
-    return best;
+    return found.sort((a, b) => state.front.has(b) - state.front.has(a) || a - b);
   };
-  $("plot").addEventListener("click", (event) => { const point = nearest(event); if (point !== null) choose(point); });
-  $("plot").addEventListener("pointermove", (event) => { const point = nearest(event); $("tip").textContent = point === null ? "" : describe(point); });
+  $("plot").addEventListener("click", (event) => {
+    const found = nearest(event);
+    if (found.length) choose(found[(found.indexOf(state.chosen) + 1) % found.length]); // a second click takes the next
+  });
+  $("plot").addEventListener("pointermove", (event) => {
+    const found = nearest(event), more = found.length - 1;
+    $("tip").textContent = found.length ? describe(found[0]) + (more ? ` (and ${more} more at this place: click again)` : "") : "";
+  });
 
   // One point -----------------------------------------------------------------------------------------------
   const mark = () => {

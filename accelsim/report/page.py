@@ -90,7 +90,7 @@ def _flat(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
 
     for key, value in inputs.items():
         if key in ("energy", "area"):
-            value = {name: said for name, said in (value or {}).items() if not isinstance(said, list | dict)}
+            value = {name: value[name] for name in ("name", "unit") if value and name in value}
         visit(key, value)
     return found
 

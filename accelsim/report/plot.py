@@ -146,15 +146,13 @@ def _short(key: str) -> str:
 
 
 def _setting(row: Row) -> str:
-    """What the axes say at a point, in one line of at most 70 characters."""
-    text = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in row.setting.items())
-    return text if len(text) <= 70 else text[:69] + "…"
+    """The values of all axes at a point, in the axes' order, in at most 40 characters."""
+    text = " · ".join(map(str, row.setting.values()))
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _head(stored: Stored) -> str:
-    text = stored.file.title or stored.file.name
-    text = " ".join(text.split())
-    return text if len(text) <= 90 else text[:89] + "…"
+    return _cut(" ".join((stored.file.title or stored.file.name).split()), 80)
 
 
 def _counted(rows: Sequence[Row]) -> str:
@@ -275,6 +273,9 @@ def width_figure(stored: Stored) -> Figure:
                 axes.legend(loc="best", fontsize=7)
         else:
             _band(axes, [point for points in lines.values() for point in points], len(lines))
+        widths = sorted({round(x, 2) for points in lines.values() for x, _ in points})
+        if len(widths) <= 16:
+            axes.set_xticks(widths, [f"{width:g}" for width in widths])
         axes.set_xlabel("accumulator width (bits)")
         axes.set_ylabel(f"energy ({said})" if name == "energy" else "accuracy (%)")
         axes.grid(True)
@@ -321,7 +322,7 @@ def energy_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
         1.7 + 0.3 * len(rows),
         f"{_head(stored)}: energy by part",
         f"{which}, the least energy first; {stored.file.energy}" if "energy" not in stored.file.axes else which,
-        "one batch; numbers behind the bars are totals",
+        f"one batch; beside a bar its point: {_cut(' · '.join(_short(key) for key in rows[0].setting), 90)} [point]",
     )
     axes = figure.add_subplot()
     left = np.zeros(len(rows))
@@ -334,7 +335,7 @@ def energy_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
             left += part
     for number, total in enumerate(totals):
         note(axes, total / factor, number, digits(total / factor))
-    axes.set_yticks(range(len(rows)), [f"{_setting(row)}  [{row.position}]" for row in rows], fontsize=7)
+    axes.set_yticks(range(len(rows)), [f"{_setting(row)}  [{row.position}]" for row in rows])
     axes.invert_yaxis()
     linear_axis(axes, float(totals.max()) / factor, 1.1)
     axes.set_xlabel(f"energy ({said})")
@@ -487,7 +488,8 @@ def sensitivity_figure(stored: Stored, objectives: Sequence[Objective]) -> Figur
         axes.barh(range(len(bars)), shares, color=colour(place), height=0.6)
         for number, (_, (_, means)) in enumerate(bars):
             least, most = min(means, key=lambda m: m[1])[0], max(means, key=lambda m: m[1])[0]
-            note(axes, shares[number], number, f"{shares[number]:.3g} %: {_cut(least)} → {_cut(most)}")
+            moved = f"{shares[number]:.3g} %: {_cut(least)} → {_cut(most)}" if shares[number] else "no effect"
+            note(axes, shares[number], number, moved)
         axes.set_yticks(range(len(bars)), ["\n× ".join(_short(key) for key in keys_of(said)) for said, _ in bars])
         axes.invert_yaxis()
         linear_axis(axes, max(shares), 1.9)
@@ -496,5 +498,5 @@ def sensitivity_figure(stored: Stored, objectives: Sequence[Objective]) -> Figur
     return figure
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= 16 else text[:15] + "…"
+def _cut(text: str, most: int = 16) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from stores import AXES, figures_of, make_store
+from sweep_stores import AXES, figures_of, make_store
 
 from accelsim.cli import main
 from accelsim.errors import InputError

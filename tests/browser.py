@@ -1,4 +1,4 @@
-"""The browser that tests need: where it is missing they skip, and with ACCELSIM_BROWSER=chromium, as in CI, they fail."""
+"""A browser for tests: where it is missing they skip, and with ACCELSIM_BROWSER=chromium, as in CI, they fail."""
 
 from __future__ import annotations
 

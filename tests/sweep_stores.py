@@ -51,6 +51,7 @@ def make_store(
     measure = {"measure": ["cycles", "energy", "accuracy"], "images": 10}
     file = build(SweepFile, {"name": name, "axes": axes, **measure, **said}, "made up")
     with Store(path) as store:
+        store._connection.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug on a made-up store
         number = store.register(file)
         for position, setting in enumerate(Space(file, "made up").points()):
             key = f"{name} {position}"

@@ -69,9 +69,7 @@ def page_data(stored: Stored, objectives: Sequence[Objective]) -> dict[str, Any]
         "axes": {name: [_plain(row.setting.get(name)) for row in stored.rows] for name in axes},
         "figures": {name: [_plain(row.figures.get(name)) for row in stored.rows] for name in figures},
         "common": common,
-        "configuration": {
-            key: [one.get(key) for one in flat] for key in keys if key not in common and key not in axes
-        },
+        "configuration": {key: [one.get(key) for one in flat] for key in keys if key not in common and key not in axes},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,7 @@ class LeftOut(Exception):
     """A figure makes no sense for this sweep; the message says why."""
 
 
-def write_plots(
-    stored: Stored, objectives: Sequence[Objective], folder: Path
-) -> tuple[list[Path], dict[str, str]]:
+def write_plots(stored: Stored, objectives: Sequence[Objective], folder: Path) -> tuple[list[Path], dict[str, str]]:
     """Draw what makes sense for a sweep, each as PNG and SVG, and write ``sweep.html``.
 
     Args:
@@ -134,7 +132,7 @@ def _label(stored: Stored, name: str) -> str:
         "safe_width": "safe accumulator width (bits)",
         "proved_width": "proved accumulator width (bits)",
     }
-    if name == "energy" or name.startswith("energy.") and name not in stored.file.axes:
+    if name == "energy" or (name.startswith("energy.") and name not in stored.file.axes):
         units = [unit_name(unit) for unit in stored.units()]
         return f"{name.replace('.', ': ')} ({' or '.join(units)})"
     return known.get(name, _short(name))
@@ -253,7 +251,9 @@ def width_figure(stored: Stored) -> Figure:
         4.8 * len(shown) + (0.8 if len(shown) == 1 else 0),
         4.4,
         f"{_head(stored)}: what a narrower accumulator does",
-        f"{_counted(stored.rows)}; {stored.file.workload}" if "workload" not in stored.file.axes else _counted(stored.rows),
+        f"{_counted(stored.rows)}; {stored.file.workload}"
+        if "workload" not in stored.file.axes
+        else _counted(stored.rows),
         "infeasible points are left out" + ("" if len(shown) == 2 else "; accuracy was not measured"),
     )
     for place, name in enumerate(shown):
@@ -287,7 +287,9 @@ def _band(axes: Axes, points: list[tuple[float, float]], lines: int) -> None:
     places = sorted({x for x, _ in points})
     at = [np.array([y for x, y in points if x == place]) for place in places]
     axes.fill_between(places, [y.min() for y in at], [y.max() for y in at], color=colour(4), alpha=0.35, lw=0)
-    axes.plot(places, [y.mean() for y in at], "o-", ms=3.5, lw=1.4, color=colour(0), label=f"mean of {lines:,} settings")
+    axes.plot(
+        places, [y.mean() for y in at], "o-", ms=3.5, lw=1.4, color=colour(0), label=f"mean of {lines:,} settings"
+    )
     axes.plot(places, [y.min() for y in at], ":", lw=1, color=SOFT, label="least and most")
     axes.plot(places, [y.max() for y in at], ":", lw=1, color=SOFT)
     axes.legend(loc="best")
@@ -304,11 +306,11 @@ def energy_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
         raise LeftOut("no energy was measured")
     unit = _one_unit(stored)
     if len(done) <= FEW_BARS:
-        rows, which = done, f"all {len(done)} feasible points"
+        rows, which = done, f"all feasible points ({len(done)})"
     else:
         front = {row.position for row in stored.front(objectives)}
         rows = [row for row in done if row.position in front]
-        which = f"the {len(rows)} points of the front of {', '.join(map(str, objectives))}"
+        which = f"the {len(rows)} point{'s' * (len(rows) != 1)} of the front of {', '.join(map(str, objectives))}"
         if not rows:
             raise LeftOut(f"no point of the front of {', '.join(map(str, objectives))} has an energy")
     rows = sorted(rows, key=lambda row: (stored.value(row, "energy") or 0.0, row.position))
@@ -444,9 +446,12 @@ def spread(stored: Stored, said: str, name: str) -> tuple[float, list[tuple[str,
     if len(groups) > MOST_VALUES and all(isinstance(one, int | float) for value in groups for one in value[:1]):
         ordered = sorted(rows, key=lambda row: (stored.value(row, keys[0]) or 0.0, row.position))
         cuts = [round(place) for place in np.linspace(0, len(ordered), RANGES + 1)]
-        parts = [ordered[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        parts = [ordered[a:b] for a, b in pairwise(cuts) if b > a]
         means = [
-            (f"{part[0].setting[keys[0]]:.4g}–{part[-1].setting[keys[0]]:.4g}", float(_values(stored, part, name).mean()))
+            (
+                f"{part[0].setting[keys[0]]:.4g}–{part[-1].setting[keys[0]]:.4g}",
+                float(_values(stored, part, name).mean()),
+            )
             for part in parts
         ]
     else:

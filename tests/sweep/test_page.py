@@ -21,7 +21,9 @@ OBJECTIVES = "min cycles, min energy"
 def sweep(tmp_path_factory) -> tuple[Stored, Path]:
     folder = tmp_path_factory.mktemp("page")
     axes = {"workload": [HOSTILE, "b"], **AXES}
-    make_store(folder / "s.db", name=HOSTILE, title=HOSTILE, axes=axes, workload=HOSTILE, constraints=["cycles < 17000"])
+    make_store(
+        folder / "s.db", name=HOSTILE, title=HOSTILE, axes=axes, workload=HOSTILE, constraints=["cycles < 17000"]
+    )
     with Store(folder / "s.db") as store:
         stored = read_sweep(store, None)
     path = folder / "sweep.html"

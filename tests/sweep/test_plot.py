@@ -89,6 +89,7 @@ def test_energy_by_part_stacks_to_the_total_of_each_bar(made):
 
 def test_macs_of_the_roofline_are_those_of_the_network(tmp_path):
     """Against the definition: the products of the layers, over cycles and over DRAM bytes, of a real sweep."""
+    from accelsim.config import load_quantization
     from accelsim.config.sweep import load_sweep
     from accelsim.explore.sweep import Sweep
     from accelsim.ir import Mac
@@ -99,7 +100,7 @@ def test_macs_of_the_roofline_are_those_of_the_network(tmp_path):
     with Store(tmp_path / "s.db") as store:
         Sweep(load_sweep(path), store, tmp_path / "scratch", origin="roof.toml").run()
     stored = read(tmp_path / "s.db")
-    graph = find_workload("lenet5_digits").graph
+    graph = find_workload("lenet5_digits", quantization=load_quantization("int8")).graph
     macs = 2 * sum(graph.macs(node) for node in graph.nodes if isinstance(node, Mac))
     for row, rows in zip(stored.rows, (8, 16), strict=True):
         moved = row.figures["dram_bytes_read"] + row.figures["dram_bytes_written"]
@@ -124,16 +125,28 @@ def test_the_spread_of_an_axis_is_that_of_exact_means(made, tmp_path):
 
 
 def test_many_values_of_an_axis_are_cut_into_ranges(tmp_path):
-    axes = {**AXES, "hardware.array.rows": list(range(1, 31))}
+    axes = {key: values[:1] for key, values in AXES.items()} | {"hardware.array.rows": list(range(1, 31))}
     found = spread(read(make_store(tmp_path / "s.db", axes=axes)), "hardware.array.rows", "cycles")
     assert [name for name, _ in found[1]] == ["1–5", "6–10", "11–15", "16–20", "21–25", "26–30"]
 
 
 def test_command_writes_every_figure_twice_and_the_same_bytes_again(made, tmp_path, capsys):
     assert main(["plot", str(made), "-o", str(tmp_path / "a")]) == 0
-    names = [f"{name}.{kind}" for name in ("pareto", "accumulator", "energy", "roofline", "sensitivity") for kind in ("png", "svg")]
+    names = [
+        f"{name}.{kind}"
+        for name in ("pareto", "accumulator", "energy", "roofline", "sensitivity")
+        for kind in ("png", "svg")
+    ]
     assert capsys.readouterr().out.split() == [str(tmp_path / "a" / name) for name in [*names, "sweep.html"]]
-    command = [sys.executable, "-c", "from accelsim.cli import main; main()", "plot", str(made), "-o", str(tmp_path / "b")]
+    command = [
+        sys.executable,
+        "-c",
+        "from accelsim.cli import main; main()",
+        "plot",
+        str(made),
+        "-o",
+        str(tmp_path / "b"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / folder).iterdir()}
@@ -160,7 +173,11 @@ def test_what_makes_no_sense_is_left_out_with_its_reason(tmp_path, capsys):
 def test_energies_in_different_units_are_not_compared(tmp_path):
     stored = read(make_store(tmp_path / "s.db", units=("pJ", "relative")))
     objectives = stored.objectives("min energy, min cycles")
-    for draw in (lambda: width_figure(stored), lambda: energy_figure(stored, objectives), lambda: pareto_figure(stored, objectives)):
+    for draw in (
+        lambda: width_figure(stored),
+        lambda: energy_figure(stored, objectives),
+        lambda: pareto_figure(stored, objectives),
+    ):
         with pytest.raises(LeftOut, match=re.escape("different units (pJ, relative), which cannot be compared")):
             draw()
 
@@ -213,7 +230,9 @@ def test_stores_and_sweeps_that_are_none_are_refused(tmp_path, refused):
     (tmp_path / "text.db").write_text("not a store " * 100)
     assert "text.db: file is not a database; name another file" in refused("plot", tmp_path / "text.db")
     (tmp_path / "o").write_text("")
-    assert refused("plot", path, "--sweep", "1", "-o", tmp_path / "o").endswith("is a file, not a folder; choose another")
+    assert refused("plot", path, "--sweep", "1", "-o", tmp_path / "o").endswith(
+        "is a file, not a folder; choose another"
+    )
 
 
 def test_a_page_holds_all_data_and_no_markup_of_a_user(tmp_path):
@@ -223,7 +242,9 @@ def test_a_page_holds_all_data_and_no_markup_of_a_user(tmp_path):
     page = sweep_page(stored, objectives)
     assert "<img" not in page
     assert page.count("<script") == page.count("</script>") == 2
-    assert page.count("http") == page.count("http-equiv") + page.count("http://www.w3.org/2000/svg")  # nothing is fetched
+    assert page.count("http") == page.count("http-equiv") + page.count(
+        "http://www.w3.org/2000/svg"
+    )  # nothing is fetched
     text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
     assert not re.search("[<>&]", text)
     data = json.loads(text)
@@ -239,6 +260,8 @@ def test_a_page_holds_all_data_and_no_markup_of_a_user(tmp_path):
 def test_a_page_says_nothing_for_a_figure_that_is_no_number(tmp_path):
     broken = lambda setting: {**figures_of(setting), "accuracy": float("nan"), "float": float("inf")}  # noqa: E731
     stored = read(make_store(tmp_path / "s.db", figures=broken))
-    assert "NaN" not in sweep_page(stored, stored.objectives("min cycles"))
+    objectives = stored.objectives("min cycles")
+    assert set(page_data(stored, objectives)["figures"]["accuracy"]) == {None}
+    assert '"float":[null,' in sweep_page(stored, objectives)
     with pytest.raises(InputError, match="'accuracy' has no number"):
         stored.objectives("max accuracy")

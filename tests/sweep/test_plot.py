@@ -107,7 +107,7 @@ def test_macs_of_the_roofline_are_those_of_the_network(tmp_path):
         intensity, achieved, pes, bandwidth = roofline_point(stored, row)
         assert achieved == pytest.approx(macs / row.figures["cycles"], rel=1e-12)
         assert intensity == pytest.approx(macs / moved, rel=1e-12)
-        assert (pes, bandwidth) == (rows * 16, 8)
+        assert (pes, bandwidth) == (rows * 16, 16)  # of default_16x16
         assert achieved <= min(pes, intensity * bandwidth)  # under both roofs
 
 

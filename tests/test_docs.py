@@ -6,6 +6,7 @@ import doctest
 import hashlib
 import json
 import re
+import shlex
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -89,8 +90,11 @@ COMMANDS = {
 def test_commands_of_a_page_run_one_after_the_other(tmp_path, monkeypatch, capsys, page):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
+    given = r"^Put this into `(\w+\.toml)`:\n\n```toml\n(.*?)^```"
+    for name, content in re.findall(given, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(content)
     for command in COMMANDS[page]:
-        program, *words = command.split()
+        program, *words = shlex.split(command)
         assert program == "accelsim"
         assert main(words) == 0, command
         assert capsys.readouterr().out

@@ -211,6 +211,16 @@ class Store:
                 for position, key, setting, excluded, status, figures, reason, seconds in found
             ]
 
+    def inputs(self, sweep: int) -> dict[str, dict[str, Any]]:
+        """What each measured point of a sweep was made from, by hash."""
+        with self._told():
+            found = self._connection.execute(
+                "SELECT DISTINCT points.hash, inputs FROM members JOIN points ON points.hash = members.hash "
+                "WHERE sweep = ?",
+                (sweep,),
+            ).fetchall()
+            return {key: json.loads(text) for key, text in found}
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")

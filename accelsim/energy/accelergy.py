@@ -1,8 +1,8 @@
 """Accelergy's energy reference tables (ERT): energies by component and action, taken into an energy table of ours.
 
-An ERT is what Accelergy (Wu, Emer, Sze, ICCAD 2019) writes for an architecture: for each component the energy of each of
-its actions, in pJ, for one instance. It states neither an action's width nor what an action is to another simulator, so
-that the energy table says both: which component and action price which operation, and how many bits that action moves.
+An ERT is what Accelergy (Wu, Emer, Sze, ICCAD 2019) writes for an architecture: for each component the energy of each
+of its actions, in pJ, for one instance. It states neither an action's width nor what an action is to another simulator,
+so that the energy table says both: which component and action price which operation, and how many bits it works on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Reference:
         found = found or [one for one in self.components if _plain(one[0]) == _plain(component)]
         if not found:
             names = [name for name, _ in self.components]
-            hint = did_you_mean(component, names) or f"; it has {_listed(names)}"
+            hint = did_you_mean(_plain(component), map(_plain, names)) or f"; it has {_listed(names)}"
             raise InputError(f"{where}: component = {component!r} is not in {self.origin}{hint}")
         if len(found) > 1:
             raise InputError(
@@ -85,7 +85,8 @@ class Reference:
             if len(chosen) != 1:
                 said = "arguments is missing" if arguments is None else f"arguments = {dict(arguments)} fit"
                 many = "" if arguments is None else (" none of" if not chosen else " more than one of")
-                raise InputError(f"{where}: {said}{many}: {full} has {_listed([str(one) for one in named])}; choose one")
+                there = _listed([str(one) for one in named])
+                raise InputError(f"{where}: {said}{many}: {full} has {there}; choose one")
             named = chosen
         return full, named[0]
 
@@ -113,8 +114,8 @@ def read_ert(path: Path) -> Reference:
         raise InputError(f"{path}: has no key 'ERT'; name the ERT.yaml that Accelergy wrote")
     if str(table.get("version")) not in VERSIONS:
         raise InputError(
-            f"{path} [ERT]: version = {table.get('version')!r} is not one of {', '.join(VERSIONS)}; write the file with "
-            "an Accelergy of one of them"
+            f"{path} [ERT]: version = {table.get('version')!r} is not one of {', '.join(VERSIONS)}; write the file "
+            "with an Accelergy of one of them"
         )
     listed = table.get("tables")
     if not isinstance(listed, list) or not listed:
@@ -176,7 +177,7 @@ def _loader() -> Any:
     """PyYAML's safe loader without aliases, whose merging doubles with every line, and without repeated keys."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML carries no types
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 event = self.peek_event()

@@ -116,7 +116,7 @@ class Product(EntryBase):
 
 
 class Action(EntryBase):
-    """One figure at one size, shared evenly among its bits: `share` of `energy_per_action` for `bits`, or `bits` x `by_bits`.
+    """One figure at one size, shared evenly among its bits: `energy_per_action` for `bits`, or for `bits` x `by_bits`.
 
     What a data sheet or another tool states for an action: so much for a 16x16-bit MAC, so much for a 64-bit read.
 

@@ -142,8 +142,8 @@ def read_energy(name_or_path: str | Path) -> dict[str, Any]:
     path = find_preset("energy", name_or_path)
     if path.suffix in (".yaml", ".yml"):
         raise InputError(
-            f"{path}: is YAML; an ERT of Accelergy needs an energy table that says which action prices which operation: "
-            f"a TOML file with ert = {path.name!r} (docs/energy.md)"
+            f"{path}: is YAML; an ERT of Accelergy needs an energy table that says which action prices which "
+            f"operation: a TOML file with ert = {path.name!r} (docs/energy.md)"
         )
     data = read_toml(path)
     data.setdefault("name", path.stem)

@@ -213,7 +213,7 @@ def test_a_file_that_changed_is_read_again_by_the_next_sweep(tmp_path):
     preset = (preset_folder("hardware") / "edge_8x8.toml").read_text()
     found = []
     for bandwidth in (2, 7):
-        machine.write_text(re.sub(r"bandwidth_bytes_per_cycle = \d+", f"bandwidth_bytes_per_cycle = {bandwidth}", preset))
+        machine.write_text(re.sub(r"(bandwidth_bytes_per_cycle) = \d+", rf"\1 = {bandwidth}", preset))
         file = load(tmp_path, HEAD + f'hardware = "{machine}"\n[axes]\nbatch = [1]')
         (setting,) = Space(file, "f.toml").points()
         found.append(Inputs(file, setting).hardware.dram.bandwidth_bytes_per_cycle)
@@ -227,10 +227,12 @@ def test_steps_are_those_of_the_decimals_in_the_file(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("ends", ["from = nan, to = 1, step = 1", "from = 0, to = inf, step = 1", "low = 1, high = inf"])
+@pytest.mark.parametrize(
+    "ends", ["from = nan, to = 1, step = 1", "from = 0, to = inf, step = 1", "low = 1, high = inf"]
+)
 def test_numbers_that_are_none_are_refused(tmp_path, ends):
-    with pytest.raises(InputError, match="finite|integer"):
-        load(tmp_path, HEAD + f'[axes]\n"hardware.clock_mhz" = {{ {ends} }}\n[sampling]\nmethod = "random"\nsamples = 2')
+    with pytest.raises(InputError, match=r"finite|integer"):
+        load(tmp_path, HEAD + f'sampling = {{ method = "random", samples = 2 }}\naxes = {{ batch = {{ {ends} }} }}')
 
 
 def test_derived_keys_read_axes_only(tmp_path):

@@ -166,11 +166,17 @@ def test_a_point_of_a_sweep_holds_the_figures_and_not_the_files_name(tmp_path):
 @pytest.mark.parametrize(
     "lines, message",
     [
-        ('component = "chip.PE.mac"\naction = "compute"\nenergy_per_action = 1', "both energy_per_action and a component"),
+        (
+            'component = "chip.PE.mac"\naction = "compute"\nenergy_per_action = 1',
+            "both energy_per_action and a component",
+        ),
         ('component = "chip.PE.mac"', "key 'action' is missing or no text"),
         ('component = "chip.PE.max"\naction = "compute"', r"'chip.PE.max' is not in .*did you mean"),
         ('component = "chip.PE.mac"\naction = "compte"', r"'compte' is none of .*did you mean 'compute'"),
-        ('component = "chip.GLB"\naction = "read"', r"arguments is missing: chip.GLB\[1..1\] has read \(address_delta = 0"),
+        (
+            'component = "chip.GLB"\naction = "read"',
+            r"arguments is missing: chip.GLB\[1..1\] has read \(address_delta = 0",
+        ),
         ('component = "chip.GLB"\naction = "read"\narguments = { data_delta = 1 }', "fit none of"),
         ('component = "chip.GLB"\naction = "read"\narguments = 3', "must be a table of keys"),
         ('component = "chip.PE.mac"\naction = "compute"\nshare = 2.0', "share = 2.0 must be at most 1"),

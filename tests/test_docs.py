@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -343,7 +344,9 @@ def test_the_sweep_file_of_the_page_is_one(tmp_path):
     file = load_sweep(tmp_path / "mine.toml")
     settings = list(Space(file, "mine.toml").points())
     assert len(settings) == 40
-    assert {Inputs(file, one).hardware.array.rows * Inputs(file, one).hardware.array.columns for one in settings} == {256}
+    assert {Inputs(file, one).hardware.array.rows * Inputs(file, one).hardware.array.columns for one in settings} == {
+        256
+    }
 
 
 def test_columns_of_a_store_are_those_of_the_page(tmp_path):
@@ -352,7 +355,7 @@ def test_columns_of_a_store_are_those_of_the_page(tmp_path):
     from accelsim.explore.store import APPLICATION, VERSION, Store
 
     Store(tmp_path / "s.db").close()
-    with sqlite3.connect(tmp_path / "s.db") as opened:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as opened:
         for name in ("points", "sweeps", "members"):
             columns = {row[1] for row in opened.execute(f"PRAGMA table_info({name})")}
             assert columns == keys(f"column of `{name}`"), name

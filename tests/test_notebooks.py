@@ -187,7 +187,9 @@ def has_a_front_that_is_narrow(done: Executed) -> None:
 
 def keeps_every_point_and_says_why_some_have_no_figures(done: Executed) -> None:
     assert done.values["sweep"] == {"done": 45, "infeasible": 3}
-    assert done.values["infeasible"].startswith("constraint not met: hardware.array.rows * hardware.array.columns <= 512")
+    assert done.values["infeasible"].startswith(
+        "constraint not met: hardware.array.rows * hardware.array.columns <= 512"
+    )
     assert done.values["store"] == (True, 48)
 
 

@@ -47,8 +47,8 @@ def run_sweep(
         progress: is told after each point.
     Returns:
         One row a point in the sweep's order. Columns: ``point``, ``status`` ("done", "infeasible", "failed"),
-        ``reason``, one for each axis and figure, ``hash``. Figures are NaN where there are none. An axis `energy`, which names
-        tables, is the column ``energy_table``.
+        ``reason``, one for each axis and figure, ``hash``. Figures are NaN where there are none. An axis
+        `energy`, which names tables, is the column ``energy_table``.
     Raises:
         InputError: the file breaks a rule; the store cannot be used; pandas is not installed.
     """

@@ -80,9 +80,8 @@ def test_a_store_holds_the_same_frame_and_those_of_other_sweeps(keys, frame, tmp
 def test_a_file_and_its_keys_give_the_same(keys, frame, tmp_path):
     path = tmp_path / "small.toml"
     axes = "\n".join(f'"{key}" = {values!r}' for key, values in keys["axes"].items())
-    path.write_text(
-        f'workload = "{keys["workload"]}"\nmeasure = ["cycles", "energy"]\nconstraints = ["cycles < 20000"]\n[axes]\n{axes}'
-    )
+    head = f'workload = "{keys["workload"]}"\nmeasure = ["cycles", "energy"]\nconstraints = ["cycles < 20000"]\n'
+    path.write_text(f"{head}[axes]\n{axes}")
     pandas.testing.assert_frame_equal(run_sweep(path), frame)
     with Store(tmp_path / "s.db") as store:
         rows = Sweep(load_sweep(path), store, tmp_path / "scratch").run()

@@ -38,7 +38,8 @@ def test_a_shipped_sweep_has_as_many_points_as_it_says_and_is_of_embedded_data(n
     space = Space(file, name)
     said = re.search(r"= (\d+) points", text)
     if file.search is None:
-        assert said and int(said[1]) == space.count == len(list(space.points()))
+        assert said
+        assert int(said[1]) == space.count == len(list(space.points()))
     else:
         assert space.count == file.search.evaluations
     assert file.title

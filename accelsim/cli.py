@@ -904,6 +904,7 @@ def _disasm(arguments: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     from accelsim import workloads
     from accelsim.config import preset_names
+    from accelsim.config.sweep import load_sweep
 
     print("workloads")
     for name in workloads.names():
@@ -911,6 +912,9 @@ def _list(_: argparse.Namespace) -> int:
         print(f"  {name:<16} {info.summary} ({info.dataset}, float accuracy {100 * info.float_accuracy:.2f} %)")
     for kind in ("hardware", "energy", "quantization", "studies"):
         print(f"{kind}\n  {'  '.join(preset_names(kind))}")
+    print("sweeps")
+    for name in preset_names("sweeps"):
+        print(f"  {name:<20} {load_sweep(name).title}")
     return 0
 
 

@@ -7,7 +7,9 @@ A message names, where they apply: file, key, value, rule and remedy. The comman
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(Exception):
@@ -25,3 +27,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word nearest to `word`, else an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def optional(module: str, what: str, extra: str) -> Any:
+    """Import a module of a package that comes with an extra.
+
+    Args:
+        module: as in ``import module``.
+        what: needs it, for the message; a plural.
+        extra: of accelsim, that installs it.
+    Raises:
+        InputError: the package is not installed; the message names the extra.
+
+    >>> optional("math", "roots", "none").sqrt(4)
+    2.0
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # it is there, and broken
+        raise InputError(
+            f"{what} need {package}, which is not installed; install it with pip install 'accelsim[{extra}]'"
+        ) from error

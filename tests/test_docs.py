@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import struct
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,3 +295,73 @@ def test_comparisons_of_requantisations_have_the_documented_keys(tmp_path):
     written = {*found["a"], *family, *family["error"]["a"], *family["examples"][0], *layer, *layer["same_inputs"]}
     written |= {*found["network"]["classification"], *found["network"]["classification"]["accuracy"]}
     assert written <= set(re.findall(r"`(\w+)`", FORMATS[FORMATS.index("## 10 ") :]))
+
+
+# --- docs/sweeps.md ----------------------------------------------------------------------------------------
+
+SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+
+
+def sweep_table(heading: str) -> set[str]:
+    """What stands in backquotes in the first column of a table of docs/sweeps.md."""
+    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", SWEEPS, re.MULTILINE)
+    assert found, heading
+    return {key for line in found[1].splitlines() for key in re.findall(r"`([^`]+)`", line.split(" |")[0])}
+
+
+def test_keys_of_a_sweep_file_are_those_of_the_page():
+    from accelsim.config.sweep import Sampling, Search, SweepFile
+
+    for heading, model in (("key of a sweep", SweepFile), ("key of `sampling`", Sampling), ("key of `search`", Search)):
+        assert sweep_table(heading) == set(model.model_fields), heading
+
+
+def test_figures_of_a_sweep_are_those_of_the_page():
+    from accelsim.explore.bench import FIGURES
+
+    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \| [^|]+ \| [^|]+ \|$", SWEEPS.split("## Figures")[1], re.MULTILINE)
+    said: dict[str, set[str]] = {}
+    for group, figures in rows:
+        said.setdefault(group, set()).update(re.findall(r"`([^`]+)`", figures))
+    assert said == {
+        group: {*names, *(["energy.PLACE"] if group == "energy" else [])} for group, names in FIGURES.items()
+    }
+
+
+def test_sweeps_of_the_page_are_those_that_come_along():
+    from accelsim.config import preset_names
+    from accelsim.config.sweep import load_sweep
+    from accelsim.explore.space import Space
+
+    said = dict(re.findall(r"^\| `accelsim sweep (\w+)` \|.*\| (\d+) \|$", SWEEPS, re.MULTILINE))
+    assert {name: int(count) for name, count in said.items()} == {
+        name: Space(load_sweep(name), name).count for name in preset_names("sweeps")
+    }
+
+
+def test_the_sweep_file_of_the_page_is_one(tmp_path):
+    from accelsim.config.sweep import load_sweep
+    from accelsim.explore.space import Inputs, Space
+
+    (text,) = re.findall(r"^```toml\n(.*?)^```", SWEEPS, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text)
+    file = load_sweep(tmp_path / "mine.toml")
+    settings = list(Space(file, "mine.toml").points())
+    assert len(settings) == 40
+    assert {Inputs(file, one).hardware.array.rows * Inputs(file, one).hardware.array.columns for one in settings} == {
+        256
+    }
+
+
+def test_columns_of_a_store_are_those_of_the_page(tmp_path):
+    import sqlite3
+
+    from accelsim.explore.store import APPLICATION, VERSION, Store
+
+    Store(tmp_path / "s.db").close()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as opened:
+        for name in ("points", "sweeps", "members"):
+            columns = {row[1] for row in opened.execute(f"PRAGMA table_info({name})")}
+            assert columns == keys(f"column of `{name}`"), name
+    assert f"`{APPLICATION:#x}`" in FORMATS
+    assert f"schema version {VERSION} " in FORMATS

@@ -462,7 +462,7 @@ def test_a_missing_capacity_or_a_negative_count_is_the_callers_error():
 
 
 CONSTANT = {"ops": ["idle"], "kind": "constant", "energy_per_bit": 1}
-KINDS = "'zero', 'constant', 'product', 'by_width', 'by_product', 'by_capacity'"
+KINDS = "'zero', 'constant', 'product', 'action', 'by_width', 'by_product', 'by_capacity'"
 
 
 @pytest.mark.parametrize(
@@ -544,8 +544,8 @@ def test_a_broken_entry_is_one_line_that_names_it(entry, expected):
         ({"voltage": 0.9}, "t.toml: unknown key 'voltage'; did you mean 'voltage_v'?"),
         (
             {"x": 1},
-            "t.toml: unknown key 'x'; known here: entry, name, unit, node_nm, voltage_v, source, notes, ops_per_mac, "
-            "extra_adds",
+            "t.toml: unknown key 'x'; known here: entry, ert, name, unit, node_nm, voltage_v, source, notes, "
+            "ops_per_mac, extra_adds",
         ),
         ({"extra_adds": {"output": -1}}, "t.toml: extra_adds.output = -1 must be at least 0"),
         (

@@ -173,3 +173,41 @@ def test_first_steps_runs_and_shows_what_its_text_says():
     done = execute(ROOT / "notebooks" / "first_steps.ipynb")
     for fact in FIRST_STEPS:
         fact(done)
+
+
+# --- design_space -----------------------------------------------------------------------------------------
+
+
+def has_a_front_that_is_narrow(done: Executed) -> None:
+    """'Every machine of the front has the narrowest accumulator', and most machines are beaten."""
+    best, good = done.values["front"], done.variables["good"]
+    assert set(best["hardware.accumulator.width_bits"]) == {18}
+    assert 1 < len(best) < len(good) / 2
+
+
+def keeps_every_point_and_says_why_some_have_no_figures(done: Executed) -> None:
+    assert done.values["sweep"] == {"done": 45, "infeasible": 3}
+    assert done.values["infeasible"].startswith(
+        "constraint not met: hardware.array.rows * hardware.array.columns <= 512"
+    )
+    assert done.values["store"] == (True, 48)
+
+
+def shows_energy_that_rises_with_the_width(done: Executed) -> None:
+    table = done.values["axes"]
+    assert table.shape == (4, 3)
+    assert all(low < high for row in table.to_numpy() for low, high in pairwise(row))
+    total = done.values["places"].sum()
+    assert total.tolist() == sorted(total)
+    assert done.values["front-figure"]._repr_png_().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_design_space_runs_and_shows_what_its_text_says():
+    pytest.importorskip("pandas")
+    done = execute(ROOT / "notebooks" / "design_space.ipynb")
+    for fact in (
+        has_a_front_that_is_narrow,
+        keeps_every_point_and_says_why_some_have_no_figures,
+        shows_energy_that_rises_with_the_width,
+    ):
+        fact(done)

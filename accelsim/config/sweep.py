@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,7 @@ from accelsim.errors import did_you_mean
 
 Value = bool | int | float | str
 """What an axis may take: a TOML scalar."""
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Measure = Literal["cycles", "energy", "area", "accuracy", "safe_width"]
 Method = Literal["grid", "zip", "random", "sobol", "halton"]
 
@@ -25,22 +27,32 @@ MOST_POINTS = 1_000_000
 class Steps(Section):
     """Values first, first + step, ..., up to and including `to`: ``{ from = 12, to = 32, step = 2 }``."""
 
-    first: int | float = Field(alias="from")
-    to: int | float
-    step: int | float = Field(gt=0)
+    first: Number = Field(alias="from")
+    to: Number
+    step: Number = Field(gt=0)
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
         if self.to < self.first:
             raise ValueError(f"from = {self.first} is above to = {self.to}; write the smaller one first")
-        if (self.to - self.first) / self.step >= MOST_POINTS:
+        if self._count > MOST_POINTS:
             raise ValueError(f"step = {self.step} makes more than {MOST_POINTS:,} values; use a larger step")
         return self
 
+    @property
+    def _count(self) -> int:
+        return int((_exact(self.to) - _exact(self.first)) / _exact(self.step)) + 1
+
     def values(self) -> list[Value]:
-        """All of them; integers where first and step are."""
-        count = int((self.to - self.first) / self.step + 1e-9) + 1
-        return [self.first + number * self.step for number in range(count)]
+        """All of them, of the decimals in the file; integers where first and step are."""
+        first, step = _exact(self.first), _exact(self.step)
+        kind = int if isinstance(self.first, int) and isinstance(self.step, int) else float
+        return [kind(first + number * step) for number in range(self._count)]
+
+
+def _exact(number: int | float) -> Fraction:
+    """The decimal number that was written in the file: three steps of 0.1 are 0.3."""
+    return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
 
 
 class Span(Section):
@@ -49,8 +61,8 @@ class Span(Section):
     Integers where both ends are; with `log`, evenly spread in the logarithm.
     """
 
-    low: int | float
-    high: int | float
+    low: Number
+    high: Number
     log: bool = False
 
     @model_validator(mode="after")
@@ -108,7 +120,7 @@ class Search(Section):
     """Multi-objective optimisation over the axes instead of a plan made beforehand.
 
     Attributes:
-        objectives: two or three, each ``min NAME`` or ``max NAME`` of a measured figure.
+        objectives: one to four, each ``min NAME`` or ``max NAME`` of a measured figure.
         evaluations: points in all.
         sampler: Optuna's: "tpe", tree-structured Parzen estimator; "nsga2", a genetic algorithm.
         together: points proposed at a time, before any of their results is known; what may run in parallel.

@@ -115,6 +115,36 @@ class Product(EntryBase):
         return key.bits * key.by_bits * exact(self.energy_per_product_bit)
 
 
+class Action(EntryBase):
+    """One figure at one size, shared evenly among its bits: `energy_per_action` for `bits`, or for `bits` x `by_bits`.
+
+    What a data sheet or another tool states for an action: so much for a 16x16-bit MAC, so much for a 64-bit read.
+
+    Attributes:
+        energy_per_action: in the table's unit.
+        bits: that the action works on; for products the first operand's.
+        by_bits: of a product's second operand.
+        share: of the action's energy that is this operation's; a MAC's may be divided between `mul` and `add.array`.
+    """
+
+    kind: Literal["action"]
+    energy_per_action: Energy
+    bits: int = Field(ge=1)
+    by_bits: int | None = Field(None, ge=1)
+    share: float = Field(1.0, gt=0, le=1)
+
+    def refuses(self, op: str) -> str | None:
+        if op in PRODUCT_OPS and self.by_bits is None:
+            return f"{op!r} is a product, whose energy grows with both operands' widths; add by_bits"
+        if op not in PRODUCT_OPS and self.by_bits is not None:
+            return f"{op!r} is no product; leave by_bits out"
+        return None
+
+    def energy(self, key: OpKey, capacity_bytes: int | None) -> Fraction:
+        of = self.bits * (self.by_bits or 1)
+        return exact(self.energy_per_action) * exact(self.share) * key.bits * key.by_bits / of
+
+
 class Curve(NamedTuple):
     """Energy over a size, through points in ascending order of size.
 
@@ -321,12 +351,13 @@ def _only_products(kind: str, op: str) -> str | None:
     return None
 
 
-Entry = Zero | Constant | Product | ByWidth | ByProduct | ByCapacity
+Entry = Zero | Constant | Product | Action | ByWidth | ByProduct | ByCapacity
 
 KINDS: dict[str, type[Entry]] = {
     "zero": Zero,
     "constant": Constant,
     "product": Product,
+    "action": Action,
     "by_width": ByWidth,
     "by_product": ByProduct,
     "by_capacity": ByCapacity,

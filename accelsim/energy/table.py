@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from accelsim.config import find_preset
 from accelsim.config._model import Section, build, read_toml
+from accelsim.energy.accelergy import with_energies
 from accelsim.energy.entries import KINDS, Entry, Text, Zero
 from accelsim.errors import InputError, did_you_mean
 from accelsim.timing import OPS
@@ -129,10 +130,24 @@ def load_energy(name_or_path: str | Path) -> EnergyTable:
     Raises:
         InputError: one line with file, key, value, rule and remedy.
     """
+    return energy_from_dict(read_energy(name_or_path), str(name_or_path))
+
+
+def read_energy(name_or_path: str | Path) -> dict[str, Any]:
+    """The keys of a table's file, not yet validated; figures of an Accelergy ERT that it names are in them.
+
+    Raises:
+        InputError: as `load_energy`.
+    """
     path = find_preset("energy", name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        raise InputError(
+            f"{path}: is YAML; an ERT of Accelergy needs an energy table that says which action prices which "
+            f"operation: a TOML file with ert = {path.name!r} (docs/energy.md)"
+        )
     data = read_toml(path)
     data.setdefault("name", path.stem)
-    return energy_from_dict(data, str(name_or_path))
+    return with_energies(data, path.parent, str(name_or_path))
 
 
 def energy_from_dict(data: Mapping[str, Any], origin: str) -> EnergyTable:
@@ -140,7 +155,7 @@ def energy_from_dict(data: Mapping[str, Any], origin: str) -> EnergyTable:
     rest = {key: value for key, value in data.items() if key != "entry"}
     unknown = next((key for key in rest if key not in Header.model_fields), None)
     if unknown is not None:
-        known = ["entry", *Header.model_fields]
+        known = ["entry", "ert", *Header.model_fields]
         hint = did_you_mean(unknown, known) or f"; known here: {', '.join(known)}"
         raise InputError(f"{origin}: unknown key {unknown!r}{hint}")
     header = build(Header, rest, origin)

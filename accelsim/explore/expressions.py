@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from accelsim.errors import InputError, did_you_mean
+from accelsim.errors import InputError, did_you_mean, optional
 
 FUNCTIONS = {
     "min": min,
@@ -18,6 +18,8 @@ FUNCTIONS = {
     "floor": math.floor,
     "log2": math.log2,
 }
+LARGEST = 1 << 63
+"""No value of an expression is larger: nothing that a sweep sets or compares is."""
 
 
 def evaluate(expression: str, names: Mapping[str, Any], where: str) -> Any:
@@ -27,22 +29,29 @@ def evaluate(expression: str, names: Mapping[str, Any], where: str) -> Any:
         expression: Python's arithmetic, comparisons, ``and``, ``or``, ``not``, ``a if b else c``, and `FUNCTIONS`.
         names: what names stand for; they may hold dots: ``hardware.array.rows``.
         where: names the file and key in errors.
+    Returns:
+        A bool, int, finite float or string. Strings can be compared, and no more.
     Raises:
-        InputError: the expression is not one, uses a name that is not there, or has no value (division by zero).
+        InputError: the expression is not one, uses a name that is not there, or has no such value (division by zero);
+            or simpleeval is not installed.
 
     >>> evaluate("hardware.array.rows * 2 <= limit", {"hardware.array.rows": 8, "limit": 16}, "x.toml")
     True
     """
-    import simpleeval
-
+    simpleeval = optional("simpleeval", "expressions in sweep files", "sweep")
     names_in(expression, where)  # simpleeval would take an assignment for its value
     try:
-        return _evaluator()(expression, names)
+        value = _evaluator()(expression, names)
     except simpleeval.NameNotDefined as error:
         hint = did_you_mean(error.name, names) or f"; names here: {', '.join(names)}"
         raise InputError(f"{where}: {expression!r}: unknown name {error.name!r}{hint}") from None
     except (simpleeval.InvalidExpression, SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{where}: {expression!r}: {str(error).strip() or 'cannot be evaluated'}; mend it") from None
+    if not isinstance(value, bool | int | float | str):
+        raise InputError(f"{where}: {expression!r}: gives no number, text or truth value; mend it")
+    if not isinstance(value, str) and not abs(value) <= LARGEST:
+        raise InputError(f"{where}: {expression!r}: gives a number beyond 2**63, or none; mend it")
+    return value
 
 
 def names_in(expression: str, where: str) -> set[str]:
@@ -77,6 +86,17 @@ def _dotted(node: ast.AST) -> str | None:
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
 
 
+def _of_numbers(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The operator, refusing text, whose products and formats may be as long as anyone likes."""
+
+    def apply(left: Any, right: Any) -> Any:
+        if isinstance(left, str) or isinstance(right, str):
+            raise TypeError("text can be compared, but not calculated with")
+        return operator(left, right)
+
+    return apply
+
+
 def _evaluator() -> Any:
     """A `simpleeval.SimpleEval` to which a dotted name is one name: no attribute of any object is ever looked up."""
     import simpleeval
@@ -94,4 +114,10 @@ def _evaluator() -> Any:
                 raise simpleeval.NameNotDefined(name, self.expr)
             return self.names[name]
 
-    return Evaluator(functions=FUNCTIONS)
+    arithmetic = {
+        kind: _of_numbers(operator) if issubclass(kind, ast.operator) else operator
+        for kind, operator in simpleeval.DEFAULT_OPERATORS.items()
+    }
+    evaluator = Evaluator(operators=arithmetic, functions=FUNCTIONS)
+    evaluator.nodes.pop(ast.JoinedStr, None)  # and f-strings, whose widths have no bound
+    return evaluator

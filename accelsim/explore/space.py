@@ -7,16 +7,16 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from accelsim.config import Hardware, QuantizationScheme, build, find_preset, read_toml
 from accelsim.config._model import set_key
 from accelsim.config.hardware import hardware_from_dict
 from accelsim.config.sweep import CHOICES, MOST_POINTS, Span, Steps, SweepFile, Value, keys_of
-from accelsim.energy.table import EnergyTable, energy_from_dict
-from accelsim.errors import InputError
+from accelsim.energy.table import EnergyTable, Header, energy_from_dict, read_energy
+from accelsim.errors import InputError, did_you_mean, optional
 from accelsim.explore.expressions import evaluate, names_in
+from accelsim.timing import OPS
 
 Setting = dict[str, Value]
 """What the axes, and the keys derived from them, say at one point: key -> value."""
@@ -30,6 +30,11 @@ class Space:
     """
 
     def __init__(self, sweep: SweepFile, origin: str):
+        """Check the axes' keys, the presets and files they name, and the names that derived keys read.
+
+        Raises:
+            InputError: one of them is not there.
+        """
         self.sweep = sweep
         self.origin = origin
         self.keys = [key for said in (*sweep.axes, *sweep.derived) for key in keys_of(said)]
@@ -37,7 +42,22 @@ class Space:
             said: None if isinstance(axis, Span) else _rows(axis.values() if isinstance(axis, Steps) else axis)
             for said, axis in sweep.axes.items()
         }
+        for key in self.keys:
+            _check_key(key, origin)
+        _read.cache_clear()
+        for kind in ("hardware", "quantization", "energy"):
+            for name in self._named(kind):
+                _read(kind, name)
         self._derived = {key: self._checked(key, text) for key, text in sweep.derived.items()}
+
+    def _named(self, kind: str) -> Iterator[str]:
+        """The presets and files of a kind that the sweep's file names: what is not there is no point's fault."""
+        if kind not in self.keys:
+            yield getattr(self.sweep, kind)
+        for said, rows in self._rows.items():
+            keys = keys_of(said)
+            if kind in keys and rows is not None:
+                yield from (str(row[keys.index(kind)]) for row in rows)
 
     def _checked(self, key: str, expression: str) -> str:
         known = [*self.keys[: self.keys.index(key)], *(name for name in (*CHOICES, "batch"))]
@@ -138,8 +158,7 @@ def _places(sweep: SweepFile, dimensions: int) -> Any:
     assert samples is not None
     if sweep.sampling.method == "random":
         return np.random.default_rng(seed).random((samples, dimensions))
-    from scipy.stats import qmc
-
+    qmc = optional("scipy.stats", "low-discrepancy points", "sweep").qmc
     if sweep.sampling.method == "halton":
         return qmc.Halton(dimensions, rng=seed).random(samples)
     engine = qmc.Sobol(dimensions, rng=seed)
@@ -182,11 +201,35 @@ class Inputs:
         }
 
 
+def _check_key(key: str, origin: str) -> None:
+    """Refuse a key that no file can hold, which would make every point infeasible."""
+    kind, dot, rest = key.partition(".")
+    if not dot:
+        return
+    where = f"{origin} [axes]: {kind}."
+    if kind != "energy":
+        set_key({}, f"{rest}=0", Hardware if kind == "hardware" else QuantizationScheme, where)
+        return
+    first, *others = rest.split(".")
+    if first == "entry":
+        op = ".".join(others[:-1])
+        if op not in OPS:
+            hint = did_you_mean(op, OPS) or f"; known: {', '.join(OPS)}"
+            raise InputError(f"{where}{rest}: {op!r} is no operation{hint}; write energy.entry.OP.FIELD")
+    elif first not in Header.model_fields:
+        known = ("entry", *Header.model_fields)
+        hint = did_you_mean(first, known) or f"; known here: {', '.join(known)}"
+        raise InputError(f"{where}{rest}: unknown key {first!r}{hint}")
+
+
 @lru_cache(maxsize=256)
 def _read(kind: str, name: str) -> dict[str, Any]:
+    """What a preset or file says, for one sweep: `Space` forgets it, since files change while a notebook goes on."""
+    if kind == "energy":
+        return read_energy(name)
     path = find_preset(kind, name)
     data = read_toml(path)
-    if kind != "quantization":
+    if kind == "hardware":
         data.setdefault("name", path.stem)
     return data
 
@@ -225,9 +268,3 @@ def _as_toml(value: Value) -> str:
         escaped = "".join(f"\\u{ord(one):04x}" if ord(one) < 32 or one in '"\\\x7f' else one for one in value)
         return f'"{escaped}"'
     return repr(value)
-
-
-def known_file(name: str) -> bytes | None:
-    """The content of a user's own file that an axis names, for the hash; None for what is no file."""
-    path = Path(name)
-    return path.read_bytes() if path.is_file() else None

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from accelsim.errors import optional
+from accelsim.explore.records import column, columns, records
 from accelsim.report.text import table
 
 if TYPE_CHECKING:
@@ -17,13 +19,6 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "accelsim-sweep", 1
 MOST_SHOWN = 40
 """Rows a terminal is shown; files hold all."""
-
-
-def columns(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Axes and figures that occur, in the order in which they first do."""
-    axes = dict.fromkeys(key for row in rows for key in row.setting)
-    figures = dict.fromkeys(name for row in rows for name in row.figures)
-    return list(axes), list(figures)
 
 
 def show_sweep(file: SweepFile, rows: Sequence[Row]) -> str:
@@ -40,7 +35,7 @@ def show_sweep(file: SweepFile, rows: Sequence[Row]) -> str:
         [str(row.position), *(_cell(row.setting.get(key)) for key in axes), *(_cell(row.figures.get(n)) for n in shown)]
         for row in good[:MOST_SHOWN]
     ]
-    lines += table(["point", *map(_short, axes), *shown], body)
+    lines += table(["point", *(_short(column(key)) for key in axes), *shown], body)
     if len(good) > MOST_SHOWN:
         lines.append(f"... and {len(good) - MOST_SHOWN:,} more; --csv FILE writes all")
     return "\n".join([*lines, *_reasons(rows)])
@@ -68,22 +63,6 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One flat record a point: position, status, reason, axes, figures, hash; None where a point has no such figure."""
-    axes, figures = columns(rows)
-    return [
-        {
-            "point": row.position,
-            "status": row.status,
-            "reason": row.reason,
-            **{key: row.setting.get(key) for key in axes},
-            **{name: row.figures.get(name) for name in figures},
-            "hash": row.key,
-        }
-        for row in rows
-    ]
-
-
 def sweep_csv(rows: Sequence[Row]) -> str:
     """`records` with a header; empty cells where there is nothing."""
     stream = io.StringIO()
@@ -96,19 +75,18 @@ def sweep_csv(rows: Sequence[Row]) -> str:
 
 def sweep_parquet(rows: Sequence[Row]) -> bytes:
     """`records` as an Apache Parquet file; a column of mixed types becomes text."""
-    import pyarrow
-    from pyarrow import parquet
-
+    pyarrow = optional("pyarrow", "Parquet files", "sweep")
+    parquet = optional("pyarrow.parquet", "Parquet files", "sweep")
     flat = records(rows)
     arrays = {}
     for name in flat[0] if flat else ["point"]:
-        column = [one[name] for one in flat]
-        kinds = {type(value) for value in column if value is not None}
+        values = [one[name] for one in flat]
+        kinds = {type(value) for value in values if value is not None}
         if kinds == {int, float}:
-            column = [None if value is None else float(value) for value in column]
+            values = [None if value is None else float(value) for value in values]
         elif len(kinds) > 1:
-            column = [None if value is None else str(value) for value in column]
-        arrays[name] = pyarrow.array(column)
+            values = [None if value is None else str(value) for value in values]
+        arrays[name] = pyarrow.array(values)
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(arrays), sink)
     content: bytes = sink.getvalue().to_pybytes()

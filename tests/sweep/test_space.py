@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
 
+from accelsim.config import preset_folder
 from accelsim.config.sweep import SweepFile, load_sweep
 from accelsim.errors import InputError
 from accelsim.explore.space import Inputs, Space
@@ -167,13 +169,10 @@ def test_a_bad_file_is_one_line(tmp_path, text, message):
 @pytest.mark.parametrize(
     "axis, message",
     [
-        ('"hardware.array.rws" = [1]', "unknown key 'array.rws'; did you mean 'rows'"),
-        ('"quantization.weight" = [1]', "is a section"),
-        ('"energy.entry.mull.s" = [1]', "no entry of the table prices 'mull'"),
         ('"hardware.array.rows" = [0]', "array.*rows = 0 must be at least 1"),
         ('"hardware.name" = ["a\\"\\n[x]"]', None),
         ("batch = [0]", "batch = 0 must be an integer of 1..4096"),
-        ('hardware = ["no_such"]', "neither a preset nor a file"),
+        ('"energy.entry.idle.energy_per_bit" = [0.5]', "unknown key 'energy_per_bit'"),
     ],
 )
 def test_a_point_that_breaks_a_rule_says_which(tmp_path, axis, message):
@@ -184,6 +183,56 @@ def test_a_point_that_breaks_a_rule_says_which(tmp_path, axis, message):
     else:
         with pytest.raises(InputError, match=message):
             Inputs(file, setting)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('[axes]\n"hardware.array.rws" = [1]', "unknown key 'array.rws'; did you mean 'rows'"),
+        ('[axes]\n"quantization.weight" = [1]', "is a section"),
+        ('[axes]\n"energy.entry.mull.s" = [1]', "'mull' is no operation; did you mean 'mul'"),
+        ('[axes]\n"energy.entry.read.weight.s" = [1]', None),
+        ('[axes]\n"energy.ops_per_mc.linear.additions" = [1]', "unknown key 'ops_per_mc'; did you mean 'ops_per_mac'"),
+        ('[axes]\nbatch = [1]\n[derived]\n"hardware.arry.rows" = "batch"', "unknown key 'arry'; did you mean 'array'"),
+        ('[axes]\nhardware = ["edge_8x8", "no_such"]', "hardware 'no_such' is neither a preset nor a file"),
+        ('energy = "nosuch.toml"\n[axes]\nbatch = [1]', "nosuch.toml: no such file"),
+        ('quantization = "nosuch"\n[axes]\nquantization = ["int8"]', None),
+    ],
+)
+def test_what_no_point_can_have_is_refused_before_any_is_measured(tmp_path, text, message):
+    file = load(tmp_path, HEAD + text)
+    if message is None:
+        Space(file, "f.toml")
+    else:
+        with pytest.raises(InputError, match=message):
+            Space(file, "f.toml")
+
+
+def test_a_file_that_changed_is_read_again_by_the_next_sweep(tmp_path):
+    machine = tmp_path / "machine.toml"
+    preset = (preset_folder("hardware") / "edge_8x8.toml").read_text()
+    found = []
+    for bandwidth in (2, 7):
+        machine.write_text(re.sub(r"(bandwidth_bytes_per_cycle) = \d+", rf"\1 = {bandwidth}", preset))
+        file = load(tmp_path, HEAD + f'hardware = "{machine}"\n[axes]\nbatch = [1]')
+        (setting,) = Space(file, "f.toml").points()
+        found.append(Inputs(file, setting).hardware.dram.bandwidth_bytes_per_cycle)
+    assert found == [2, 7]
+
+
+def test_steps_are_those_of_the_decimals_in_the_file(tmp_path):
+    text = '[axes]\n"hardware.clock_mhz" = { from = 0.1, to = 0.7, step = 0.1 }'
+    assert [*(point["hardware.clock_mhz"] for point in points(tmp_path, HEAD + text))] == [
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "ends", ["from = nan, to = 1, step = 1", "from = 0, to = inf, step = 1", "low = 1, high = inf"]
+)
+def test_numbers_that_are_none_are_refused(tmp_path, ends):
+    with pytest.raises(InputError, match=r"finite|integer"):
+        load(tmp_path, HEAD + f'sampling = {{ method = "random", samples = 2 }}\naxes = {{ batch = {{ {ends} }} }}')
 
 
 def test_derived_keys_read_axes_only(tmp_path):

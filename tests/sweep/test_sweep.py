@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import random
+import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -275,17 +277,104 @@ def test_resume_refuses_to_begin(small, tmp_path, graph):
     assert command(small[0], "-o", small[1], "--resume").returncode == 0
 
 
-def test_control_c_keeps_what_is_done(tmp_path, graph):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_control_c_keeps_what_is_done_and_leaves_no_process(tmp_path, graph, jobs):
     axes = SMALL.replace("[16, 24]", "{{ from = 12, to = 40, step = 1 }}")
     path = write(tmp_path, axes, workload=graph)
     store = tmp_path / "s.db"
-    started = subprocess.Popen([*RUN, "sweep", str(path), "-o", str(store)], stderr=subprocess.PIPE, text=True)
+    command = [*RUN, "sweep", str(path), "-o", str(store), "--jobs", str(jobs)]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_points(store, 3)
-    started.send_signal(signal.SIGINT)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, told = started.communicate(timeout=60)
-    assert started.returncode == 130
+    assert (started.returncode, told.count("\n")) == (130, 1), told
     assert "interrupted with" in told
     assert "repeat the command to go on" in told
+    deadline = time.monotonic() + 30
+    while left := session(started.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def session(leader: int) -> list[str]:
+    """The processes of a session that have not ended."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, number = place.read_text().rpartition(")")[2].split()[:4]
+            if int(number) == leader and state != "Z":
+                found.append(place.parent.name)
+    return found
+
+
+def test_a_terminal_sees_rate_remaining_time_and_the_best_point(small, tmp_path):
+    ours, theirs = pty.openpty()
+    command = [*RUN, "sweep", str(small[0]), "-o", str(tmp_path / "s.db")]
+    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end was closed
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert started.wait() == 0
+    best = min(row.figures["cycles"] for row in small[2] if row.status == "done")
+    bars = re.findall(r"(\d+)/24 \[\d\d:\d\d<(?:\d\d:\d\d|\?), +[\d.?]+(?:point/s|s/point)(.*?)\]", shown.decode())
+    assert len(bars) > 2, shown
+    assert any(f"min cycles {best:,}" in told for _, told in bars), shown
+    assert [int(bar[0]) for bar in bars] == sorted(int(bar[0]) for bar in bars)
+
+
+def test_a_pipe_sees_no_bar(small, tmp_path):
+    ran = command(small[0], "-o", tmp_path / "s.db")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_two_sweeps_at_once_on_one_store(small, tmp_path):
+    path, _, rows = small
+    store, files = tmp_path / "s.db", [tmp_path / "a.json", tmp_path / "b.json"]
+    started = [
+        subprocess.Popen([*RUN, "sweep", str(path), "-o", str(store), "--json", str(file)], stdout=subprocess.DEVNULL)
+        for file in files
+    ]
+    assert [one.wait(timeout=300) for one in started] == [0, 0]
+    first, second = (json.loads(file.read_text())["points"] for file in files)
+    assert first == second
+    assert [point["figures"] for point in first] == [row.figures for row in rows]
+
+
+def test_a_full_disk_is_one_line_and_rows_stay(small, tmp_path):
+    """On a file system of its own, of 80 KB."""
+    path, _, rows = small
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        ran = command(path, "-o", disk / "s.db")
+        assert (ran.returncode, ran.stdout) == (2, ""), ran.stderr
+        assert "free some space and repeat the command: every finished point is kept" in ran.stderr
+        assert ran.stderr.count("\n") == 1
+        with sqlite3.connect(disk / "s.db") as database:
+            before = database.execute("SELECT hash, seconds FROM points").fetchall()
+        assert 0 < len(before) < sum(bool(row.figures) for row in rows)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        assert run(path, disk / "s.db", tmp_path)[0] == rows
+        with sqlite3.connect(disk / "s.db") as database:
+            assert set(before) <= set(database.execute("SELECT hash, seconds FROM points").fetchall())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_damaged_store_is_one_line(small, tmp_path):
+    store = tmp_path / "s.db"
+    store.write_bytes(small[1].read_bytes()[:8192] + b"\x2a" * 8192)
+    before = store.read_bytes()
+    ran = command(small[0], "-o", store)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1), ran.stderr
+    assert store.read_bytes() == before
 
 
 def count_points(store: Path) -> int:
@@ -301,32 +390,3 @@ def wait_for_points(store: Path, count: int) -> None:
     while count_points(store) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_table(small, tmp_path):
-    """SIGKILL at random moments until the sweep is whole; what was finished before a kill is never measured again."""
-    path, _, rows = small
-    store = tmp_path / "s.db"
-    moments = random.Random(5)
-    kills = 0
-    while kills < 6:
-        before = count_points(store)
-        started = subprocess.Popen([*RUN, "sweep", str(path), "-o", str(store)], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + moments.uniform(0.3, 1.5)
-        while time.monotonic() < deadline and started.poll() is None:
-            if count_points(store) > before + moments.randrange(3):
-                break
-            time.sleep(0.005)
-        started.kill()
-        kills += started.wait() == -signal.SIGKILL
-        assert count_points(store) >= before
-        if count_points(store) >= 12:
-            break
-    assert kills >= 2
-    with sqlite3.connect(store) as database:
-        kept = dict(database.execute("SELECT hash, seconds FROM points").fetchall())
-    found, _ = run(path, store, tmp_path)
-    assert found == rows
-    with sqlite3.connect(store) as database:
-        after = dict(database.execute("SELECT hash, seconds FROM points").fetchall())
-    assert kept.items() <= after.items(), "a finished point was measured again"

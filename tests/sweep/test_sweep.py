@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import pytest
 
 from accelsim.accounting import cost
@@ -21,6 +23,7 @@ from accelsim.config import load_hardware, load_quantization
 from accelsim.config.sweep import load_sweep
 from accelsim.energy import load_energy
 from accelsim.errors import InputError
+from accelsim.explore.pareto import hypervolume
 from accelsim.explore.store import Store
 from accelsim.explore.sweep import Row, Sweep
 from accelsim.explore.workers import Processes
@@ -223,6 +226,48 @@ def test_a_search_of_a_small_space_ends_when_it_is_used_up(tmp_path, graph):
     path = write(tmp_path, SEARCH.replace(", 16, 32]", "]"), workload=graph, evaluations=50, sampler="tpe")
     rows, _ = run(path, tmp_path / "s.db", tmp_path)
     assert len(rows) == 4
+
+
+STUDY = """
+workload = "{workload}"
+measure = ["cycles", "energy", "area"]
+[axes]
+"hardware.accumulator.width_bits" = {{ from = 12, to = 26, step = 2 }}
+"hardware.array.rows, hardware.array.columns" = [
+    [4, 4], [8, 8], [8, 16], [16, 8], [16, 16], [8, 32], [32, 8], [12, 12], [32, 32], [64, 64], [16, 32], [32, 16],
+]
+[derived]
+"hardware.accumulator.memory_bytes" = "1024 * hardware.array.columns"
+"hardware.weight.memory_bytes" = "max(4096, 64 * hardware.array.rows * hardware.array.columns)"
+"""
+OBJECTIVES = ("cycles", "energy", "area")
+
+
+def test_a_search_finds_the_grids_front_with_a_fifth_of_its_points(tmp_path, graph):
+    """Five seeds on 96 points; benchmarks/sweep.py has the study of 336."""
+    store = tmp_path / "s.db"
+    grid, _ = run(write(tmp_path, STUDY, workload=graph), store, tmp_path)
+    assert len(grid) == 96
+    count = len(grid) // 5
+    everything = scaled(grid, grid)
+    whole = hypervolume(everything, [1.1] * 3)
+    shares = []
+    for seed in range(5):
+        said = f'[search]\nobjectives = ["min cycles", "min energy", "min area"]\nevaluations = {count}\nseed = {seed}\n'
+        rows, sweep = run(write(tmp_path, STUDY + said, workload=graph), store, tmp_path)
+        assert len(rows) == len({row.key for row in rows}) == count
+        assert sweep.progress.measured == 0, "a search measured again what the grid had"
+        shares.append(hypervolume(scaled(rows, grid), [1.1] * 3) / whole)
+    chance = np.random.default_rng(0)
+    drawn = [hypervolume(chance.permutation(everything)[:count], [1.1] * 3) / whole for _ in range(50)]
+    assert median(shares) >= 0.95, shares
+    assert median(shares) > median(drawn), (shares, median(drawn))
+
+
+def scaled(rows: list[Row], grid: list[Row]) -> np.ndarray:
+    """Objectives of feasible rows, 0 being the grid's best and 1 its worst."""
+    of = [np.array([[row.figures[name] for name in OBJECTIVES] for row in some]) for some in (rows, grid)]
+    return (of[0] - of[1].min(axis=0)) / np.ptp(of[1], axis=0)
 
 
 # The command --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """What a sweep costs, what a second process saves, and what a search finds with a fifth of a grid's evaluations.
 
-A 1,000-point sweep of LeNet-5 (hardware axes, cycles and energy, empty store) as a user starts it, in CPU seconds of all its
-processes, with one process and with two. Then the grid of accumulator widths and array shapes, 336 points, against searches
-of 67: the share of the grid's hypervolume that each seed reaches, objectives scaled to the grid's range and the reference
-point a tenth of it beyond the worst.
+A 1,000-point sweep of LeNet-5 (hardware axes, cycles and energy, empty store) as a user starts it, in CPU seconds of
+all its processes, with one process and with two. Then the grid of accumulator widths and array shapes, 336 points,
+against searches of 67: the share of the grid's hypervolume that each seed reaches, objectives scaled to the grid's range
+and the reference point a tenth of it beyond the worst.
 
     python benchmarks/sweep.py [--points 1000] [--sampler tpe] [--together 4]
 """

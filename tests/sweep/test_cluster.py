@@ -23,7 +23,6 @@ from accelsim.explore.sweep import Row, Sweep
 from accelsim.explore.workers import Cluster
 from accelsim.sources import find_workload
 
-
 pytest.importorskip("distributed")
 
 POINTS = """
@@ -115,7 +114,7 @@ def test_workers_elsewhere_give_the_same_rows_without_the_users_files(sixty, clu
 
 def test_workers_with_other_code_are_refused(sixty, cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "code_digest", lambda: b"other")
-    with pytest.raises(InputError, match="a worker cannot measure .*other code.*install this accelsim"):
+    with pytest.raises(InputError, match=r"a worker cannot measure .*other code.*install this accelsim"):
         run(sixty[0], tmp_path / "s.db", tmp_path, workers=Cluster(cluster.address))
     assert kept(tmp_path / "s.db") == set(), "a worker's fault became a row"
 
@@ -158,7 +157,9 @@ def test_no_worker_and_a_point_that_kills_workers(sixty, tmp_path):
     few = tmp_path / "few.toml"
     few.write_text(text.replace("[8, 16]\n", "[8]\n"))  # 3 points: 4, 8 and 16 rows
     with LocalCluster(tmp_path, workers=0, poison=8, allowed_failures=0) as cluster:
-        with pytest.raises(InputError, match="there has been no worker for 0.5 seconds; every finished point is kept"):
+        with pytest.raises(
+            InputError, match=r"there has been no worker for 0\.5 seconds; every finished point is kept"
+        ):
             run(few, tmp_path / "s.db", tmp_path, workers=Cluster(cluster.address, 0.5))
         # One worker dies of it beside others, one of it alone, and the third goes on.
         cluster.workers = [cluster.worker() for _ in range(3)]
@@ -210,7 +211,7 @@ def test_killed_20_times_it_is_the_uninterrupted_table(sixty, tmp_path):
             if started.returncode == 0:  # it was whole before its turn came
                 whole += 1
                 assert run(path, store, tmp_path)[0] == rows
-        found, sweep = run(path, store, tmp_path)
+        found, _ = run(path, store, tmp_path)
     assert found == rows
     assert kills == 20
     assert twice <= IN_FLIGHT * kills

@@ -254,7 +254,9 @@ def test_a_search_finds_the_grids_front_with_a_fifth_of_its_points(tmp_path, gra
     whole = hypervolume(everything, [1.1] * 3)
     shares = []
     for seed in range(5):
-        said = f'[search]\nobjectives = ["min cycles", "min energy", "min area"]\nevaluations = {count}\nseed = {seed}\n'
+        said = (
+            f'[search]\nobjectives = ["min cycles", "min energy", "min area"]\nevaluations = {count}\nseed = {seed}\n'
+        )
         rows, sweep = run(write(tmp_path, STUDY + said, workload=graph), store, tmp_path)
         assert len(rows) == len({row.key for row in rows}) == count
         assert sweep.progress.measured == 0, "a search measured again what the grid had"

@@ -2,8 +2,8 @@
 
 A 1,000-point sweep of LeNet-5 (hardware axes, cycles and energy, empty store) as a user starts it, in CPU seconds of
 all its processes, with one process and with two. Then the grid of accumulator widths and array shapes, 336 points,
-against searches of 67: the share of the grid's hypervolume that each seed reaches, objectives scaled to the grid's range
-and the reference point a tenth of it beyond the worst.
+against searches of 67: the share of the grid's hypervolume that each seed reaches, objectives scaled to the grid's
+range and the reference point a tenth of it beyond the worst.
 
     python benchmarks/sweep.py [--points 1000] [--sampler tpe] [--together 4]
 """

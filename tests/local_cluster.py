@@ -69,7 +69,15 @@ class LocalCluster:
         self._started += 1
         where = self.folder / f"scheduler{self._started}.json"
         self.scheduler = self._run(
-            "dask_scheduler", "--port", "0", "--scheduler-file", where, "--no-dashboard", "--no-jupyter"
+            "dask_scheduler",
+            "--port",
+            "0",
+            "--scheduler-file",
+            where,
+            "--no-dashboard",
+            "--no-jupyter",
+            "--dashboard-address",
+            ":0",
         )
         deadline = time.monotonic() + 120
         while True:

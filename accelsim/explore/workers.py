@@ -292,8 +292,8 @@ class _Sending:
 
     def _no_worker(self) -> InputError:
         return InputError(
-            f"--scheduler {self.cluster.address}: there has been no worker for {self.cluster.patience:g} seconds; every "
-            "finished point is kept: start workers with `dask worker` and repeat the command"
+            f"--scheduler {self.cluster.address}: there has been no worker for {self.cluster.patience:g} seconds; "
+            "every finished point is kept: start workers with `dask worker` and repeat the command"
         )
 
     def _lost(self) -> InputError:

@@ -23,6 +23,12 @@ def sweep_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="measure on a Dask cluster: tcp://HOST:PORT")
     parser.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="with --scheduler: how long it may take to answer, or be without a worker (default: 60)",
+    )
+    parser.add_argument(
         "-o",
         "--store",
         type=Path,
@@ -103,19 +109,24 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def _workers(arguments: argparse.Namespace) -> Workers:
-    from accelsim.explore.workers import Cluster, Here, Processes
+    from accelsim.explore.workers import PATIENCE_SECONDS, Cluster, Here, Processes
 
     if arguments.scheduler is not None:
         if not re.fullmatch(r"(tcp|tls|ws|wss|ucx|inproc)://\S+", arguments.scheduler):
             raise InputError(f"--scheduler {arguments.scheduler}: is no address; write tcp://HOST:PORT")
-        return Cluster(arguments.scheduler)
+        patience = PATIENCE_SECONDS if arguments.patience is None else arguments.patience
+        if not 0 < patience <= 86400:
+            raise InputError(f"--patience {patience:g}: must be above 0 and at most 86400 seconds")
+        return Cluster(arguments.scheduler, patience)
+    if arguments.patience is not None:
+        raise InputError(f"--patience {arguments.patience:g}: needs --scheduler; leave it out")
     if arguments.jobs < 1:
         raise InputError(f"--jobs {arguments.jobs}: must be at least 1")
     return Here() if arguments.jobs == 1 else Processes(arguments.jobs)
 
 
 class _Bar:
-    """A progress bar with rate, remaining time and the last point on a terminal, and nothing in a pipe."""
+    """A progress bar with rate, remaining time and the best point on a terminal, and nothing in a pipe."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -126,10 +137,12 @@ class _Bar:
     def _update(self, progress: Progress) -> None:
         from tqdm import tqdm
 
+        ended = progress.known + progress.measured + progress.excluded
         if self._bar is None:
-            self._bar = tqdm(total=progress.total, unit="point", leave=False)
-        self._bar.update(progress.known + progress.measured + progress.excluded - self._bar.n)
+            # What was there at the start took no time, and says nothing of the rate.
+            self._bar = tqdm(total=progress.total, initial=ended, unit="point", leave=False)
         self._bar.set_postfix_str(progress.best or "", refresh=False)
+        self._bar.update(ended - self._bar.n)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

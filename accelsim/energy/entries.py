@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -207,6 +208,7 @@ class Points(EntryBase):
     def size(self, key: OpKey, capacity_bytes: int | None) -> int:
         """What the points run over: a width, a product of widths or a capacity."""
 
+    @cached_property
     def curve(self) -> Curve:
         """The points with their rules."""
         return Curve(self.pairs(), self.interpolation, self.below, self.above)
@@ -225,7 +227,7 @@ class Points(EntryBase):
 
     def energy(self, key: OpKey, capacity_bytes: int | None) -> Fraction:
         """Return the energy at the operation's size; raises `OutsideError` where no rule covers it."""
-        size, curve = self.size(key, capacity_bytes), self.curve()
+        size, curve = self.size(key, capacity_bytes), self.curve
         side = curve.side(size)
         reach = f"its points ({curve.points[0][0]} to {curve.points[-1][0]} {self.unit})"
         if side is not None and getattr(self, side) == "error":
@@ -251,7 +253,7 @@ class Points(EntryBase):
     def rule_used(self, key: OpKey, capacity_bytes: int | None) -> tuple[Side, int] | None:
         """Return the side and size of an operation outside the points, or None inside them."""
         size = self.size(key, capacity_bytes)
-        side = self.curve().side(size)
+        side = self.curve.side(size)
         return None if side is None else (side, size)
 
     def rule_text(self, side: Side) -> str:

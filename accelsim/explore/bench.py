@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import numpy.typing as npt
 
 from accelsim.accounting import layer_cycles, price
 from accelsim.compiler import compile_graph
-from accelsim.config import Hardware
+from accelsim.config import Hardware, build
+from accelsim.config.hardware import hardware_from_dict
 from accelsim.energy import AreaTable, by_place
 from accelsim.energy.evaluation import as_number
 from accelsim.energy.table import EnergyTable, energy_from_dict
@@ -112,9 +116,8 @@ def measure(
 
 def _run(graph: IntegerGraph, hardware: Hardware, energy: EnergyTable, batch: int, groups: Sequence[str]) -> Figures:
     """One compilation and one timed run without values serve both groups."""
-    program = compile_graph(graph, hardware, batch)
-    machine = Accelerator(program)
-    outcome = Outcome(program, machine, machine.run(values=False))
+    outcome = _timed(graph, hardware, batch)
+    machine = outcome.machine
     figures: Figures = {}
     if "cycles" in groups:
         cycles = sum(layer_cycles(outcome))
@@ -133,6 +136,14 @@ def _run(graph: IntegerGraph, hardware: Hardware, energy: EnergyTable, batch: in
         figures["energy"] = as_number(sum(places.values(), start=type(next(iter(places.values())))(0)))
         figures |= {f"energy.{place}": as_number(value) for place, value in places.items()}
     return figures
+
+
+@lru_cache(maxsize=4)
+def _timed(graph: IntegerGraph, hardware: Hardware, batch: int) -> Outcome:
+    """A compiled program and its run in time, shared by points that differ in energy alone."""
+    program = compile_graph(graph, hardware, batch)
+    machine = Accelerator(program)
+    return Outcome(program, machine, machine.run(values=False))
 
 
 def _accuracy(prepared: Prepared, hardware: Hardware) -> Figures:
@@ -197,13 +208,20 @@ class Answer:
     seconds: float
 
 
+@lru_cache(maxsize=32)
+def _energy_table(text: str) -> EnergyTable:
+    """A table from the keys of its file, as JSON: points share few of them."""
+    data = json.loads(text)
+    return energy_from_dict(data, data.get("name", "energy"))
+
+
+@lru_cache(maxsize=32)
+def _area_table(text: str) -> AreaTable:
+    return build(AreaTable, json.loads(text), "area")
+
+
 def answer(task: Task, prepared: Prepared) -> Answer:
     """Measure one point; never raises, whatever the point does."""
-    import time
-
-    from accelsim.config import build
-    from accelsim.config.hardware import hardware_from_dict
-
     started = time.perf_counter()
 
     def ended(status: str, figures: Figures, reason: str | None) -> Answer:
@@ -213,8 +231,8 @@ def answer(task: Task, prepared: Prepared) -> Answer:
         figures = measure(
             prepared,
             hardware_from_dict(task.hardware, task.hardware.get("name", "hardware")),
-            energy_from_dict(task.energy, task.energy.get("name", "energy")),
-            build(AreaTable, task.area, "area"),
+            _energy_table(json.dumps(task.energy, sort_keys=True)),
+            _area_table(json.dumps(task.area, sort_keys=True)),
             task.batch,
             task.groups,
         )

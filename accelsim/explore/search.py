@@ -65,7 +65,7 @@ def _study(wanted: Search) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that some options of samplers are experimental
         sampler = (
-            optuna.samplers.TPESampler(seed=wanted.seed, multivariate=True)
+            optuna.samplers.TPESampler(seed=wanted.seed, multivariate=True, constant_liar=True)
             if wanted.sampler == "tpe"
             else optuna.samplers.NSGAIISampler(seed=wanted.seed, population_size=max(wanted.together, 8))
         )

@@ -92,7 +92,8 @@ class Store:
                 raise InputError(f"{path}: no such file; name a store that `accelsim sweep` wrote")
             check_file(path)
         with self._told():
-            self._connection = sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)
+            # Absolute: to SQLite ":memory:" is no file.
+            self._connection = sqlite3.connect(path.absolute(), timeout=PATIENCE_SECONDS, isolation_level=None)
             self._connection.execute("PRAGMA synchronous = FULL")
             self._open()
 

@@ -259,8 +259,8 @@ def _refuse_overlap(instructions: Sequence[Instruction], touched: list[list[Acce
 
 def first_overlap(a: Access, b: Access) -> int | None:
     """The lowest address both accesses touch, exactly, or None."""
-    starts, stops = _merged(a)
-    others, ends = _merged(b)
+    starts, stops = a.merged
+    others, ends = b.merged
     where = np.searchsorted(stops, others, side="right")  # the first interval of a that ends after b's begins
     hit = where < starts.size
     hit[hit] = starts[where[hit]] < ends[hit]
@@ -268,13 +268,3 @@ def first_overlap(a: Access, b: Access) -> int | None:
         return None
     k = int(np.flatnonzero(hit)[0])
     return max(int(starts[where[k]]), int(others[k]))
-
-
-def _merged(access: Access) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The same addresses as disjoint, sorted intervals."""
-    order = np.argsort(access.starts, kind="stable")
-    starts, stops = access.starts[order], np.maximum.accumulate(access.stops[order])
-    fresh = np.ones(starts.size, dtype=bool)
-    fresh[1:] = starts[1:] > stops[:-1]
-    heads = np.flatnonzero(fresh)
-    return starts[heads], stops[np.append(heads[1:] - 1, starts.size - 1)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from accelsim.errors import InputError
@@ -208,13 +209,23 @@ class Instruction:
         act_unsigned = bool(getattr(self, "act_unsigned", 0))
         weight_unsigned = bool(getattr(self, "weight_unsigned", 0))
         name = type(self).__name__.upper()
-        for field in self.LAYOUT:
-            value = getattr(self, field.name)
-            low, high = field.limits(act_unsigned=act_unsigned, weight_unsigned=weight_unsigned)
+        for key, bits, low, high in _ranges(type(self), act_unsigned, weight_unsigned):
+            value = getattr(self, key)
             if not low <= value <= high:
-                raise InputError(f"{name}: {field.name} = {value} is outside {low}..{high}, its {field.bits}-bit field")
+                raise InputError(f"{name}: {key} = {value} is outside {low}..{high}, its {bits}-bit field")
         if (self.wait | self.signal) >> self.UNIT & 1:
             raise InputError(f"{name}: a unit keeps its own order; it can neither wait for nor signal itself")
+
+
+@lru_cache(maxsize=64)
+def _ranges(
+    kind: type[Instruction], act_unsigned: bool, weight_unsigned: bool
+) -> tuple[tuple[str, int, int, int], ...]:
+    """(name, bits, smallest, largest) of every field of one kind of instruction."""
+    return tuple(
+        (field.name, field.bits, *field.limits(act_unsigned=act_unsigned, weight_unsigned=weight_unsigned))
+        for field in kind.LAYOUT
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from accelsim.config import Hardware, hardware_from_dict
 from accelsim.errors import InputError
 from accelsim.files import FilePath, read_bytes, write_whole
+from accelsim.isa.check import Order, check_program
 from accelsim.isa.encoding import decode_all, encode_all
 from accelsim.isa.instructions import Instruction
 from accelsim.isa.modes import MODES_BYTES, Modes
@@ -161,6 +163,18 @@ class Program:
     def batch(self) -> int:
         """Images of one run."""
         return self.input.batch
+
+    @cached_property
+    def order(self) -> Order:
+        """The order its tokens impose.
+
+        The static check gives it, and a program never changes, so that each is checked once, whoever made it and
+        however often it is loaded.
+
+        Raises:
+            InputError: the program breaks a rule of the static check (`check_program`).
+        """
+        return check_program(self.instructions, self.hardware, self.modes, self.dram.size)
 
     def with_input(self, codes: Int64) -> Program:
         """The same program with an input in its DRAM image.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +110,8 @@ def _grid(images: int, y_count: int, x_count: int) -> tuple[Int64, Int64, Int64]
     return image.ravel(), y.ravel(), x.ravel()
 
 
-class Access(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Access:
     """Bytes (accumulator: words) of one memory that an instruction reads or writes, as intervals [start, stop)."""
 
     space: Space
@@ -117,15 +119,27 @@ class Access(NamedTuple):
     starts: Int64
     stops: Int64
 
-    @property
+    @cached_property
     def low(self) -> int:
         """The lowest address."""
         return int(self.starts.min())
 
-    @property
+    @cached_property
     def high(self) -> int:
         """One past the highest address."""
         return int(self.stops.max())
+
+    @cached_property
+    def merged(self) -> tuple[Int64, Int64]:
+        """The same addresses as disjoint, sorted intervals."""
+        if self.starts.size == 1:
+            return self.starts, self.stops
+        order = np.argsort(self.starts, kind="stable")
+        starts, stops = self.starts[order], np.maximum.accumulate(self.stops[order])
+        fresh = np.ones(starts.size, dtype=bool)
+        fresh[1:] = starts[1:] > stops[:-1]
+        heads = np.flatnonzero(fresh)
+        return starts[heads], stops[np.append(heads[1:] - 1, starts.size - 1)]
 
 
 def accesses(instruction: Instruction) -> list[Access]:

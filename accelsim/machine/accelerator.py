@@ -18,7 +18,7 @@ import numpy.typing as npt
 import simpy
 
 from accelsim.errors import InputError
-from accelsim.isa import Compute, Instruction, Load, Post, Program, Unit, check_program
+from accelsim.isa import Compute, Instruction, Load, Post, Program, Unit
 from accelsim.machine import compute as compute_unit
 from accelsim.machine import dma
 from accelsim.machine import post as post_unit
@@ -73,16 +73,18 @@ class Accelerator:
                 f"{TIMING_VERSION}; compile it again"
             )
         self.program = program
-        self.order = check_program(program.instructions, program.hardware, program.modes, program.dram.size)
+        self.order = program.order
         self._shape = ArrayShape.of(program.hardware)
+        self._counts: dict[int, Counts] | None = None
 
     def counts(self) -> dict[int, Counts]:
         """Operations by layer label: static functions of the program, summed over its instructions."""
-        result: dict[int, Counts] = {}
-        for instruction in self.program.instructions:
-            counts = instruction_counts(instruction, self.program.hardware, self.program.modes)
-            result.setdefault(instruction.label, Counter()).update(counts)
-        return result
+        if self._counts is None:
+            self._counts = {}
+            for instruction in self.program.instructions:
+                counts = instruction_counts(instruction, self.program.hardware, self.program.modes)
+                self._counts.setdefault(instruction.label, Counter()).update(counts)
+        return {label: Counter(counts) for label, counts in self._counts.items()}
 
     def run(
         self,

@@ -292,7 +292,7 @@
     $("head").append(cell);
   }
   const wanted = () => {
-    const words = $("filter").value.trim(), test = words.match(/^(\S+)\s*(<=|>=|!=|<|>|=)\s*(.+)$/);
+    const words = $("filter").value.trim(), test = words.match(/^([^\s<>=!]+)\s*(<=|>=|!=|<|>|=)\s*(.+)$/);
     const name = test && fields.find((one) => one === test[1]) || test && fields.find((one) => one.endsWith(`.${test[1]}`));
     if (name) {
       const limit = Number(test[3].replaceAll(",", "")), plain = Number.isNaN(limit);

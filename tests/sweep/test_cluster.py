@@ -223,4 +223,4 @@ def wait_for(store: Path, count: int, started: subprocess.Popen[str], seconds: f
     """Until a store holds so many points, the command has ended or the time is up."""
     deadline = time.monotonic() + seconds
     while len(kept(store)) < count and started.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+        time.sleep(0.02)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from accelsim.errors import InputError
 
@@ -218,10 +218,8 @@ class Instruction:
 
 
 @lru_cache(maxsize=64)
-def _ranges(
-    kind: type[Instruction], act_unsigned: bool, weight_unsigned: bool
-) -> tuple[tuple[str, int, int, int], ...]:
-    """(name, bits, smallest, largest) of every field of one kind of instruction."""
+def _ranges(kind: Any, act_unsigned: bool, weight_unsigned: bool) -> tuple[tuple[str, int, int, int], ...]:
+    """(name, bits, smallest, largest) of every field of a subclass of `Instruction`, which mypy holds unhashable."""
     return tuple(
         (field.name, field.bits, *field.limits(act_unsigned=act_unsigned, weight_unsigned=weight_unsigned))
         for field in kind.LAYOUT

@@ -321,7 +321,7 @@ def test_adaround_reconstructs_a_layer_better_than_nearest_with_floor_or_ceil(bi
     assert np.all((codes["fc"] - np.floor(real) >= 0) & (codes["fc"] - np.floor(real) <= 1))
     assert np.abs(codes["fc"]).max() <= limit
     assert 0.05 < (codes["fc"] != np.rint(real)).mean() < 0.5
-    assert np.array_equal(to_float_layout(learned.by_name["fc"].weight, learned.by_name["fc"], learned.input.output),
+    assert np.array_equal(to_float_layout(learned.by_name["fc"].weight, learned.input.output),
                           codes["fc"])  # fmt: skip
     held_out = x @ np.diag(np.ones(48))  # the data themselves, then data of the same distribution
     other = np.random.default_rng(9).normal(size=(400, 400)) @ x / 20
@@ -373,7 +373,7 @@ def test_the_operands_of_adaround_are_those_of_the_integer_layer():
 
     def edit(place, inputs):
         seen["rows"] = adaround._integer_rows(place, inputs, positions)
-        seen["codes"] = to_float_layout(node.weight, node, place.source)
+        seen["codes"] = to_float_layout(node.weight, place.source)
         seen["scale"] = place.weight_scale
         return place.node
 

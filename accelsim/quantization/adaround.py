@@ -20,7 +20,7 @@ from accelsim.ir.float_graph import FloatActivation, FloatArray, FloatConv2d, Fl
 from accelsim.ir.integer_graph import Conv2d, IntegerGraph, Mac
 from accelsim.quantization.fusion import plan_fusion
 from accelsim.quantization.integer_path import Place, Slices, rewrite
-from accelsim.quantization.layers import to_float_layout
+from accelsim.quantization.layers import bias_of, to_float_layout
 from accelsim.quantization.observe import ACTIVATIONS, batches, walk
 from accelsim.quantization.scales import weight_limits
 
@@ -85,11 +85,11 @@ def learn_rounding(
             weight=layer.weight.reshape(
                 layer.groups if isinstance(layer, FloatConv2d) else 1, -1, layer.weight[0].size
             ),
-            nearest=to_float_layout(node.weight, node, place.source),
+            nearest=to_float_layout(node.weight, place.source),
             scale=weight_scales[node.name],
             zero_point=node.weight_zero_point,
             limits=weight_limits(scheme.weight_of(node.name)),
-            bias=np.zeros(node.out_channels) if layer.bias is None else layer.bias,
+            bias=bias_of(layer),
             activation=activations.get(node.name),
         )
         learned[node.name] = solve(problem, keys.adaround_iterations, keys.seed).reshape(layer.weight.shape)

@@ -24,7 +24,7 @@ from accelsim.ir.float_graph import (
     FloatMaxPool2d,
     FloatNode,
 )
-from accelsim.quantization.layers import by_input_channel
+from accelsim.quantization.layers import bias_of, by_input_channel
 
 TOLERANCE = 1e-4
 """Sweeps stop when no scale of a sweep differs from 1 by more: far below a step of any format."""
@@ -171,12 +171,12 @@ def absorb_bias(graph: FloatGraph) -> FloatGraph:
         assert seen is not None
         excess = np.maximum(0.0, seen.mean - ABSORBED_DEVIATIONS * seen.deviation)
         layers[chain.first] = dataclasses.replace(
-            first, bias=_bias(first) - excess, statistics=ChannelStatistics(seen.mean - excess, seen.deviation)
+            first, bias=bias_of(first) - excess, statistics=ChannelStatistics(seen.mean - excess, seen.deviation)
         )
         # The second layer's bias takes over; its output, and with it its statistics, stay.
         groups = by_input_channel(second, second.weight).sum(axis=3)
         taken = np.einsum("gcn,gc->gn", groups, _per_input(second, excess).reshape(groups.shape[:2]))
-        layers[chain.second] = dataclasses.replace(second, bias=_bias(second) + taken.ravel())
+        layers[chain.second] = dataclasses.replace(second, bias=bias_of(second) + taken.ravel())
     return _with_layers(graph, layers)
 
 
@@ -228,10 +228,6 @@ def _per_input(layer: Layer, per_channel: FloatArray) -> FloatArray:
     """A figure for each channel as one for each input: behind a flatten, a channel is H * W neighbouring inputs."""
     inputs = layer.weight.shape[1] * (layer.groups if isinstance(layer, FloatConv2d) else 1)
     return np.repeat(per_channel, inputs // per_channel.size)
-
-
-def _bias(layer: Layer) -> FloatArray:
-    return np.zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
 
 
 def _with_layers(graph: FloatGraph, layers: dict[str, Layer]) -> FloatGraph:

@@ -41,12 +41,12 @@ class Place:
 
     def real_weight(self) -> npt.NDArray[np.float64]:
         """S_w * (q - Z_w), (N, C / groups, R, S) or (N, K) in PyTorch's order."""
-        steps = to_float_layout(self.node.weight, self.node, self.source) - self.node.weight_zero_point
+        steps = to_float_layout(self.node.weight, self.source) - self.node.weight_zero_point
         return np.asarray(steps * self.weight_scale.reshape(-1, *[1] * (steps.ndim - 1)))
 
     def with_weight(self, codes: npt.NDArray[np.int64]) -> Mac:
         """The layer with other weights, (N, C / groups, R, S) or (N, K) in PyTorch's order, at the same scales."""
-        weight = to_integer_layout(codes, self.node, self.source)
+        weight = to_integer_layout(codes, self.source)
         moved = self._folded(weight) - self._folded(self.node.weight)
         return dataclasses.replace(self.node, weight=weight, bias=self.node.bias + moved)
 

@@ -1,4 +1,4 @@
-"""Weights of a layer by input channel and in the integer graph's order."""
+"""Weights of a layer by input channel and in the integer graph's order, and its bias."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.ir.float_graph import FloatConv2d, FloatLinear
-from accelsim.ir.integer_graph import Linear, Mac, TensorType
+from accelsim.ir.float_graph import FloatArray, FloatConv2d, FloatLinear
+from accelsim.ir.integer_graph import TensorType
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -25,17 +25,22 @@ def by_input_channel(node: FloatConv2d | FloatLinear, weight: npt.NDArray[Scalar
     return per_group.transpose(0, 2, 1, 3)
 
 
-def to_integer_layout(values: npt.NDArray[np.int64], node: Mac, source: TensorType) -> npt.NDArray[np.int64]:
+def bias_of(node: FloatConv2d | FloatLinear) -> FloatArray:
+    """The layer's bias, float64 (N,); zeros where it has none."""
+    return np.zeros(node.weight.shape[0]) if node.bias is None else node.bias
+
+
+def to_integer_layout(values: npt.NDArray[np.int64], source: TensorType) -> npt.NDArray[np.int64]:
     """(N, C, R, S) to (N, R, S, C); (N, K) from PyTorch's (c, h, w) to (h, w, c) of the tensor read."""
-    if isinstance(node, Linear):
+    if values.ndim == 2:
         image = values.reshape(values.shape[0], source.channels, source.height, source.width)
         return np.ascontiguousarray(np.moveaxis(image, 1, 3)).reshape(values.shape[0], -1)
     return np.ascontiguousarray(np.moveaxis(values, 1, 3))
 
 
-def to_float_layout(values: npt.NDArray[np.int64], node: Mac, source: TensorType) -> npt.NDArray[np.int64]:
+def to_float_layout(values: npt.NDArray[np.int64], source: TensorType) -> npt.NDArray[np.int64]:
     """The inverse of `to_integer_layout`."""
-    if isinstance(node, Linear):
+    if values.ndim == 2:
         image = values.reshape(values.shape[0], source.height, source.width, source.channels)
         return np.ascontiguousarray(np.moveaxis(image, 3, 1)).reshape(values.shape[0], -1)
     return np.ascontiguousarray(np.moveaxis(values, 3, 1))

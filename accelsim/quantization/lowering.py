@@ -44,6 +44,7 @@ from accelsim.ir.integer_graph import (
 from accelsim.numerics import IntFormat
 from accelsim.quantization.formats import container_format, placed
 from accelsim.quantization.fusion import plan_fusion
+from accelsim.quantization.layers import bias_of, to_integer_layout
 from accelsim.quantization.ranges import Range
 from accelsim.quantization.scales import QuantizedWeight, activation_scale, quantize_weight, weight_limits
 from accelsim.quantization.tables import FUNCTIONS, TableCodes, input_limits, output_scale, tabulate
@@ -239,7 +240,7 @@ class _Lowering:
 
     def _mac(self, node: FloatConv2d | FloatLinear, base: dict[str, Any], source: TensorType) -> Mac:
         channels = node.weight.shape[0]
-        bias = np.zeros(channels) if node.bias is None else node.bias
+        bias = bias_of(node)
         target = self._chosen_type(node.name, layout(node.shape))
         weight = self._weight(node, bias, source, target)
         self.weight_scales[node.name] = weight.scale
@@ -257,6 +258,7 @@ class _Lowering:
         fields: dict[str, Any] = {
             **base,
             "output": target,
+            "weight": to_integer_layout(values, source),
             "weight_bits": max(2, self.scheme.weight_of(node.name).bits),  # one bit is stored in two
             "weight_zero_point": weight.zero_point,
             "bias": integer_bias,
@@ -265,11 +267,9 @@ class _Lowering:
             "accumulator_width_bits": self.scheme.accumulator_width_bits.get(node.name),
         }
         if isinstance(node, FloatLinear):
-            image = values.reshape(channels, source.channels, source.height, source.width)
-            return Linear(**fields, weight=_channels_last(image).reshape(channels, -1))
+            return Linear(**fields)
         return Conv2d(
             **fields,
-            weight=_channels_last(values),
             stride=node.stride,
             padding=node.padding,
             dilation=node.dilation,
@@ -447,8 +447,3 @@ def _chooses(node: FloatNode) -> bool:
     return isinstance(node, FloatInput | FloatConv2d | FloatLinear | FloatAdd) or (
         isinstance(node, FloatActivation) and node.kind in FUNCTIONS
     )
-
-
-def _channels_last(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(N, C, H, W) to (N, H, W, C): kernels, and rows of a linear layer that reads a flattened image."""
-    return np.ascontiguousarray(np.moveaxis(values, 1, 3))

@@ -24,7 +24,7 @@ from accelsim.ir.float_graph import (
     FloatLinear,
     FloatNode,
 )
-from accelsim.quantization.layers import by_input_channel
+from accelsim.quantization.layers import bias_of, by_input_channel
 from accelsim.quantization.observers import scaled_tensors
 from accelsim.quantization.ranges import Range
 
@@ -115,7 +115,7 @@ def _moments(
     match node:
         case FloatConv2d() | FloatLinear():
             return (
-                None if x.measured else Moments(layer_mean(node, node.weight, x.mean) + _bias(node), _spread(node, x))
+                None if x.measured else Moments(layer_mean(node, node.weight, x.mean) + bias_of(node), _spread(node, x))
             )
         case FloatAdd():
             measured = any(one.measured for one in given)
@@ -139,10 +139,6 @@ def layer_mean(node: FloatConv2d | FloatLinear, weight: FloatArray, mean: FloatA
 def _spread(node: FloatConv2d | FloatLinear, x: Moments) -> FloatArray:
     """Variance of the output for independent inputs: weights squared times variances."""
     return layer_mean(node, np.square(node.weight), x.variance)
-
-
-def _bias(node: FloatConv2d | FloatLinear) -> FloatArray:
-    return np.zeros(node.weight.shape[0]) if node.bias is None else node.bias
 
 
 def _float32(values: FloatArray) -> FloatArray:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from accelsim.ir import Add, AvgPool2d, Clip, Conv2d, IntegerGraph, Linear, MaxPool2d, Node, Table, TensorType
+from accelsim.training.sums import padded, window_sums
 
 
 class _Substitute(torch.autograd.Function):
@@ -42,7 +43,7 @@ def float_operation(graph: IntegerGraph, node: Node, inputs: list[Tensor], param
         case Conv2d():
             weight, bias = parameters
             y = functional.conv2d(
-                _padded(x, node.padding), weight, bias, stride=node.stride, dilation=node.dilation, groups=node.groups
+                padded(x, node.padding), weight, bias, stride=node.stride, dilation=node.dilation, groups=node.groups
             )
             return _clipped(y, node.output, node.clip, graph.limits_of(node.name))
         case Linear():
@@ -58,12 +59,12 @@ def float_operation(graph: IntegerGraph, node: Node, inputs: list[Tensor], param
                 x, low if node.clip[0] > smallest else -math.inf, high if node.clip[1] < largest else math.inf
             )
         case MaxPool2d():
-            return functional.max_pool2d(_padded(x, node.padding, -math.inf), node.kernel, node.stride)
+            return functional.max_pool2d(padded(x, node.padding, -math.inf), node.kernel, node.stride)
         case AvgPool2d():
-            total = _window_sums(x, node)
+            total = window_sums(x, node)
             if node.count_include_pad:
                 return total / math.prod(node.kernel)
-            return total / _window_sums(torch.ones_like(x[:1, :1]), node).clamp(min=1)
+            return total / window_sums(torch.ones_like(x[:1, :1]), node).clamp(min=1)
         case Table():
             return _tabulated(graph, node, x)
     raise TypeError(f"{type(node).__name__} has no float operation")
@@ -101,12 +102,3 @@ def _tabulated(graph: IntegerGraph, node: Table, x: Tensor) -> Tensor:
     slope = torch.gradient(entries)[0] * (node.output.scale / source.scale)
     codes = torch.round(x.detach() / source.scale).long() + (source.zero_point - graph.activation.minimum)
     return x * slope[codes]
-
-
-def _padded(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    top, bottom, left, right = padding
-    return functional.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
-
-
-def _window_sums(x: Tensor, node: AvgPool2d) -> Tensor:
-    return functional.avg_pool2d(_padded(x, node.padding), node.kernel, node.stride, divisor_override=1)

@@ -48,7 +48,7 @@ class TrainableLayer(nn.Module):
         # A layer of the restricted range, where -q is a code of every code q, stays in it.
         is_full = node.weight_zero_point != 0 or int(node.weight.min()) == form.minimum
         self._limits = (form.minimum if is_full else -form.maximum, form.maximum)
-        steps = to_float_layout(node.weight, node, self._source) - node.weight_zero_point
+        steps = to_float_layout(node.weight, self._source) - node.weight_zero_point
         total = node.bias + (self._correction(node.weight) if self._folded else 0)
         self.weight = nn.Parameter(torch.tensor(steps * self._by_channel(self._weight_scale), dtype=dtype))
         self.bias = nn.Parameter(torch.tensor(total * self._bias_scale, dtype=dtype))
@@ -62,7 +62,7 @@ class TrainableLayer(nn.Module):
         Raises:
             InputError: a parameter is NaN or infinite, or a bias does not fit 32 bits.
         """
-        weight = to_integer_layout(self._weight_codes().clip(*self._limits).astype(np.int64), self._node, self._source)
+        weight = to_integer_layout(self._weight_codes().clip(*self._limits).astype(np.int64), self._source)
         steps = self._bias_steps() - (self._correction(weight) if self._folded else 0)
         beyond = np.flatnonzero((steps < -(2.0**31)) | (steps >= 2.0**31))
         if beyond.size:

@@ -40,7 +40,7 @@ from accelsim.training.fake_layer import BatchNorm, FakeLayer, Integers, multipl
 from accelsim.training.gradient import substitute
 from accelsim.training.inputs import DTYPES, arithmetic_of, calibration_examples, put
 from accelsim.training.quantizer import Learned, Quantizer, fake_quantized, rounded
-from accelsim.training.sums import need_exact_products, padded, products, sums_in_order
+from accelsim.training.sums import need_exact_products, padded, products, sums_in_order, window_sums
 
 SLICE = 1 << 17
 """Sums that are requantised at once: their float64 and what is made of it are some megabytes."""
@@ -341,7 +341,7 @@ class QatModule(nn.Module):
         source, target = learned[node.inputs[0]], learned[node.name]
         integers = self._layer(node).integers(self.graph.requantization, source, target)
         steps = integers.weight.numpy().astype(np.int64) + integers.weight_zero
-        weight = to_integer_layout(steps, node, self.graph.by_name[node.inputs[0]].output)
+        weight = to_integer_layout(steps, self.graph.by_name[node.inputs[0]].output)
         return dataclasses.replace(
             node,
             output=output,
@@ -593,10 +593,10 @@ class QatModule(nn.Module):
         return self._finished(node, exact, found, target, None)
 
     def _mean(self, node: AvgPool2d, x: Tensor) -> Tensor:
-        total = _window_sums(x, node)
+        total = window_sums(x, node)
         count: Tensor | float = float(math.prod(node.kernel))
         if not node.count_include_pad:
-            count = _window_sums(torch.ones_like(x[:1, :1]), node).clamp(min=1)
+            count = window_sums(torch.ones_like(x[:1, :1]), node).clamp(min=1)
         with torch.no_grad():
             # Quotients of so few bits are nearest to an integer or a half in float64 only where they are one.
             mean = round_quotient(total.to(torch.float64) / count, self.graph.requantization.pool_rounding)
@@ -662,7 +662,3 @@ def _gradient_scale(elements: int, limits: tuple[int, int]) -> float:
 def _function(kind: str, x: Tensor) -> Tensor:
     """The functions of `quantization.tables`, elementwise."""
     return torch.tanh(x) if kind == "tanh" else 0.5 * (1.0 + torch.tanh(0.5 * x))
-
-
-def _window_sums(x: Tensor, node: AvgPool2d) -> Tensor:
-    return functional.avg_pool2d(padded(x, node.padding), node.kernel, node.stride, divisor_override=1)

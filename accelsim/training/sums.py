@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from accelsim.errors import InputError
-from accelsim.ir import Conv2d, Mac, TensorType
+from accelsim.ir import AvgPool2d, Conv2d, Mac, TensorType
 from accelsim.numerics import Arithmetic
 from accelsim.training.exact import float_type
 
@@ -33,6 +33,11 @@ def padded(x: Tensor, padding: Padding, value: float = 0.0) -> Tensor:
     """(N, C, H, W) with (top, bottom, left, right) more rows and columns."""
     top, bottom, left, right = padding
     return functional.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
+
+
+def window_sums(x: Tensor, node: AvgPool2d) -> Tensor:
+    """Sums over the windows of an average pool, (N, C, H, W), what is padded counting as 0."""
+    return functional.avg_pool2d(padded(x, node.padding), node.kernel, node.stride, divisor_override=1)
 
 
 def products(node: Mac, x: Tensor, weight: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
     python benchmarks/onnx_differences.py [--quantization F] [--images N]
 
 LeNet-5 on the embedded digits and the trained CIFAR ResNet (on CIFAR-10 where ACCELSIM_DATA has it, else on noise) are
-quantised by onnxruntime, in both of its forms, and run there and here; then by PyTorch's PT2E flow. For each tensor the
-table counts codes that differ in the network, and codes that differ when a node alone is given onnxruntime's operands; the
-latter's largest difference, and for sums of products how far the exact v * M of such a code is from a tie at most.
+quantised by onnxruntime, in both of its forms, and run there and here; then by PyTorch's PT2E flow. For each tensor
+the table counts codes that differ in the network, and codes that differ when a node alone is given onnxruntime's
+operands; the latter's largest difference, and for sums of products how far the exact v * M of such a code is from a tie
+at most.
 
 Without --quantization the requantisation is ONNX's and every count against onnxruntime is 0 (exit code 1 otherwise);
 with int8 it is M0 and a shift, each operand of an addition rounded for itself. PT2E models have no such rule, so theirs

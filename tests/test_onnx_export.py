@@ -13,10 +13,12 @@ from quotients import exact_quotients, float32_error, to_nearest_tie
 from accelsim import quantize_input
 from accelsim.cli import main
 from accelsim.config import load_hardware, load_quantization
+from accelsim.engine import execute
 from accelsim.errors import InputError
 from accelsim.explore.differences import count_differences
 from accelsim.exporters import ExportWarning, export_onnx, to_onnx
 from accelsim.exporters.onnx_qdq import differences, represented
+from accelsim.importers import load_onnx
 from accelsim.ir import Add, AvgPool2d, Clip, Conv2d, Input, Mac, MaxPool2d, Table, evaluate
 from accelsim.ir.integer_graph import with_accumulator_widths
 from accelsim.numerics import IntFormat, Requantization, Rounding, Scheme
@@ -280,3 +282,48 @@ def test_compare_matches_an_exported_file_with_its_workload(tmp_path, capsys):
     assert [line.split()[0] for line in lines[2:8]] == ["input", "fc1", "tanh1", "fc2", "tanh2", "output"]
     assert all(line.split()[2] == "0" and line.endswith("equal") for line in lines[2:8])
     assert lines[8:10] == ["", "predictions changed: 0 of 10"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_exported_graph_comes_back_as_it_was(tmp_path, seed):
+    """Read again onto its own requantisation: every node, every code, on reference and engine."""
+    maker = random_graph(np.random.default_rng(seed))
+    graph, how = maker.graph(), maker.graph().requantization
+    if how.output_overflow == "wrap" and graph.activation.bits < 8:
+        pytest.skip("a file's codes have 8 bits, and wrapping keeps as many as the container has: the export warns")
+    keys = ("scheme", "rounding", "multiplier_bits", "order", "guard_bits", "output_overflow")
+    changes = [f"requantization.{key}={getattr(how, key)}" for key in keys]
+    changes += [f"zero_points={graph.zero_points}", f"bias_at={graph.bias_at}"]
+    layers = [node for node in graph.nodes if isinstance(node, Mac) and node.accumulator_width_bits is not None]
+    changes += [f"accumulator_width_bits.{node.name}={node.accumulator_width_bits}" for node in layers]
+    path = tmp_path / "again.onnx"
+    path.write_bytes(exported(graph, codes=False).SerializeToString())
+    again = load_onnx(path, load_quantization("int8", changes))
+    given, inside = maker.codes(3), int(graph.activation.minimum == 0 and again.activation.signed) * 128
+    expected = evaluate(graph, given, ARITHMETIC).tensors
+    names = [node.name for node in again.nodes]
+    for found in (
+        evaluate(again, given.astype(np.int64) - inside, ARITHMETIC).tensors,
+        execute(again, given.astype(np.int64) - inside, ARITHMETIC, nodes=names, threads=1),
+    ):
+        for node in graph.nodes:
+            assert np.array_equal(found[node.name].astype(np.int64) + inside, expected[node.name]), node.name
+
+
+def test_a_network_with_scales_of_its_own_sums_comes_back_into_onnxruntime_s_codes(tmp_path):
+    """Operands of a sum on other scales than they are made on: read as ONNX rounds, zero codes differ."""
+    maker = GraphMaker(np.random.default_rng(3), HALF_EVEN)
+    left, right = (maker.conv(maker.input(6, 6, 2, 3) if not side else "input", 4, (1, 1)) for side in range(2))
+    maker.sum(left, right)
+    graph = maker.graph()
+    model = exported(graph)
+    path = tmp_path / "sum.onnx"
+    path.write_bytes(exported(graph, codes=False).SerializeToString())
+    again = load_onnx(path)
+    source, codes = graph.input.output, maker.codes(4)
+    images = np.moveaxis(source.scale * (codes - source.zero_point), 3, 1)
+    theirs = runtime_codes(model, images)
+    ours = evaluate(again, quantize_input(again, images), ARITHMETIC).tensors
+    assert {name: int((ours[name] != theirs[name]).sum()) for name in theirs if name in ours} == dict.fromkeys(
+        theirs, 0
+    )

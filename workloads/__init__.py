@@ -117,7 +117,7 @@ def load(name: str, folder: Path | None = None) -> Workload:
     """
     try:
         import torch
-    except ModuleNotFoundError:
+    except ImportError:
         raise InputError(f"workload {name!r}: loading a network needs torch; pip install 'accelsim[torch]'") from None
     from .data import CHANNELS, load_dataset
     from .models import load_trained

@@ -27,8 +27,10 @@ from accelsim.importers.onnx_values import (
     Float32,
     GraphInput,
     HostTensor,
+    Index,
     Int64,
     Layout,
+    LookedUp,
     QuantizedConstant,
     Scale,
     Shape,
@@ -811,6 +813,9 @@ class Lowering:
         self._refuse_blocks()
         value = self._needed(0)
         scales = self._scales(1)
+        if isinstance(value, LookedUp) and scales.size == 1:
+            value = self._table(value, scales)
+            self.values[self.op.inputs[0]] = value
         if isinstance(value, np.ndarray):
             if value.dtype not in (UINT8, INT8, INT32):
                 raise self.refuse(f"dequantises a constant of {value.dtype}; int8, uint8 and int32 are supported")
@@ -829,7 +834,10 @@ class Lowering:
         if isinstance(value, Codes):
             dtype = value.scale.dtype
             if scales.size == 1:
-                return Chain(self._codes(0, Scale(scales[0], int(self._zeros(2, dtype, scales)[0]), dtype)))
+                stated = Scale(scales[0], int(self._zeros(2, dtype, scales)[0]), dtype)
+                if stated != value.scale and stated.zero_point == value.scale.zero_point:
+                    return Chain(replace(value, scale=stated), restated=True)
+                return Chain(self._codes(0, stated))
             value = HostTensor(value.node, value.layout, dtype, channels=True)
         if not isinstance(value, HostTensor) or value.dtype == FLOAT32:
             raise self.refuse("dequantises no integers")
@@ -841,10 +849,48 @@ class Lowering:
         name = self._emit(Dequantize, (value,), tensor, scales=scales, zero_points=np.asarray(zeros - shift))
         return HostTensor(name, value.layout, FLOAT32)
 
+    # Tables looked up -----------------------------------------------------------------------------------------------
+
+    def cast(self) -> Value:
+        """Cast of codes to the integers that Gather takes."""
+        value = self._needed(0)
+        if not isinstance(value, Codes) or self._int("to", 0) not in (6, 7):
+            raise self.refuse("is supported on constants, and from codes to int32 or int64 to look up a table")
+        return Index(value)
+
+    def sub(self) -> Value:
+        """Sub of an integer from what looks up a table."""
+        value, offset = self._needed(0), self._constant(1)
+        if not isinstance(value, Index) or offset is None or offset.size != 1 or offset.dtype.kind != "i":
+            raise self.refuse("is supported only to take one integer from codes that look up a table")
+        return replace(value, offset=value.offset + int(offset.ravel()[0]))
+
+    def gather(self) -> Value:
+        """Gather of the entries of a table at codes."""
+        entries, index = self._constant(0), self._needed(1)
+        if entries is None or entries.ndim != 1 or not entries.size or entries.dtype not in (UINT8, INT8):
+            raise self.refuse("is supported on constants, and of a table of int8 or uint8 entries")
+        if not isinstance(index, Index) or self._int("axis", 0):
+            raise self.refuse("looks up a table at something else than codes")
+        return LookedUp(self.op, index, entries)
+
+    def _table(self, found: LookedUp, scales: Float32) -> Codes:
+        """The node, now that its scale is known; codes beyond the table, which none may be, get its last entry."""
+        codes, dtype = found.index.codes, found.entries.dtype
+        scale = Scale(scales[0], int(self._zeros(2, dtype, scales)[0]), dtype)
+        own = np.arange(self.form.minimum, self.form.maximum + 1) + self.shift(codes.scale.dtype)
+        places = np.clip(own - found.index.offset, 0, found.entries.size - 1)
+        entries = found.entries.astype(np.int64)[places] - self.shift(dtype)
+        entries = np.clip(entries, self.form.minimum, self.form.maximum)
+        reader, self.op = self.op, found.operator
+        name = self._emit(Table, (codes,), self._tensor(codes.layout, scale), entries=entries, function="lookup")
+        self.op = reader
+        return Codes(name, codes.layout, scale)
+
     # Float operators between DequantizeLinear and QuantizeLinear ----------------------------------------------------
 
-    def _real(self, place: int) -> Codes:
-        """An operand that must be codes made real and nothing else."""
+    def _real(self, place: int, *, restated: bool = False) -> Codes:
+        """An operand that must be codes made real and nothing else; `restated`: on any scale."""
         value = self._needed(place)
         if not isinstance(value, Chain) or value.functions:
             name = self.op.inputs[place]
@@ -852,7 +898,18 @@ class Lowering:
                 f"operand {place}, {name!r}, does not come from a DequantizeLinear; every float operator needs "
                 "QuantizeLinear and DequantizeLinear at its operands and result"
             )
+        if not restated:
+            self._refuse_restated(value)
         return value.codes
+
+    def _refuse_restated(self, value: Chain) -> None:
+        """Only sums, of products or tensors, multiply by a ratio of scales; all else keeps S and Z of its codes."""
+        if value.restated:
+            made = self.nodes[value.codes.node].output.scale
+            raise self.refuse(
+                f"reads codes on {value.codes.scale}, which are made on S = {made:g}; only Add, Conv, Gemm and MatMul "
+                "take another scale"
+            )
 
     def _real_weight(self, place: int, output_axis: int) -> tuple[Constant, Float32, Int64]:
         """A quantised constant with its scales along the axis of output channels."""
@@ -869,7 +926,7 @@ class Lowering:
 
     def conv(self) -> Value:
         """Conv: x, w, bias."""
-        x = self._real(0)
+        x = self._real(0, restated=True)
         values, scales, zeros = self._real_weight(1, 0)
         weight, zero = self._signed_weight(values, zeros)
         self._check_channels(scales, len(weight))
@@ -887,7 +944,7 @@ class Lowering:
         return self._product(False, None)
 
     def _product(self, transposed: bool, bias: Value | None) -> Value:
-        x = self._real(0)
+        x = self._real(0, restated=True)
         values, scales, zeros = self._real_weight(1, 0 if transposed else -1)
         matrix = self._matrix(values, transposed)
         self._checked_grouped(x, matrix)
@@ -907,7 +964,7 @@ class Lowering:
                 if waiting.with_bias is None or (waiting.low, waiting.high) != (-math.inf, math.inf):
                     raise self.refuse("adds a constant to what has a bias already; fold it into the bias")
                 return waiting.with_bias(other)
-        return self._sum(self._real(0), self._real(1))
+        return self._sum(self._real(0, restated=True), self._real(1, restated=True))
 
     def global_average_pool(self) -> Value:
         """GlobalAveragePool."""
@@ -961,7 +1018,22 @@ class Lowering:
             if ends[0] > ends[1]:
                 raise self.refuse(f"clips to {low}..{high}, which is empty")
             return self._clipped(value, (ends[0], ends[1]))
+        if isinstance(value, GraphInput) and value.dtype == FLOAT32:
+            return replace(self._cut_input(value), low=low, high=high)
         raise self.refuse("reads neither codes nor what is quantised behind it")
+
+    def _cut_input(self, value: GraphInput) -> Awaiting:
+        """The graph's input before limits: cutting numbers before they are rounded, or codes after, is the same."""
+
+        def finish(scale: Scale, clip: Pair) -> Codes:
+            codes = self._make_input(value, scale)
+            ends = self._graph_clip(clip, scale)
+            if ends == self.form.limits:
+                return codes
+            name = self._emit(Clip, (codes,), self.nodes[codes.node].output, clip=ends)
+            return Codes(name, codes.layout, scale)
+
+        return Awaiting(self.op, usual(value.shape), finish)
 
     def _clipped(self, codes: Codes, clip: Pair) -> Codes:
         """Codes inside limits: those of the node that makes them, where nothing else reads it, else a `Clip`."""
@@ -979,6 +1051,7 @@ class Lowering:
         return Codes(name, codes.layout, codes.scale)
 
     def _chained(self, value: Chain, name: str, function: Callable[[Float32], Float32]) -> Chain:
+        self._refuse_restated(value)
         if len(value.functions) >= 16:
             raise self.refuse("more than 16 element-wise functions in a row without a QuantizeLinear")
         return Chain(value.codes, (*value.functions, (name, function)))
@@ -992,6 +1065,7 @@ class Lowering:
 
     def _tabulated(self, chain: Chain, scale: Scale) -> Codes:
         """QuantizeLinear of a function of codes: nothing, limits, or a table of all 256 codes."""
+        self._refuse_restated(chain)
         codes, source = chain.codes, chain.codes.scale
         own = np.arange(self.form.minimum, self.form.maximum + 1)
         real = (own + self.shift(source.dtype) - source.zero_point).astype(np.float32) * source.scale
@@ -1023,6 +1097,8 @@ class Lowering:
             return self._reshaped_constant(codes)
         if not isinstance(codes, Codes) or (isinstance(value, Chain) and value.functions):
             raise self.refuse("reads neither codes nor a DequantizeLinear")
+        if isinstance(value, Chain):
+            self._refuse_restated(value)
         if not self.batched:
             raise self.refuse("is not supported where dimension 0 is no batch")
         shape = codes.layout.shape
@@ -1165,6 +1241,9 @@ OPERATORS: dict[str, Callable[[Lowering], Value]] = {
     "Unsqueeze": Lowering.reshaped,
     "Transpose": Lowering.reshaped,
     "Shape": Lowering.shape,
+    "Cast": Lowering.cast,
+    "Sub": Lowering.sub,
+    "Gather": Lowering.gather,
     "Identity": Lowering.same,
     "Dropout": Lowering.same,
 }

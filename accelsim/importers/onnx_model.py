@@ -209,7 +209,7 @@ class _Assembly:
             return Carried(value.node, value.layout, value.dtype, lowering.shift(value.dtype))
         if isinstance(value, Codes):
             return Carried(value.node, value.layout, value.scale.dtype, lowering.shift(value.scale.dtype))
-        codes, scale = value.codes, value.codes.scale
+        codes, scale = value.codes, value.codes.scale  # the scale it is made real on, restated or not
         shift = lowering.shift(scale.dtype)
         return Carried(codes.node, codes.layout, np.dtype(np.float32), shift, scale.scale, scale.zero_point)
 

@@ -100,10 +100,39 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Codes made real, and a chain of element-wise float32 functions of them (the identity at first)."""
+    """Codes made real, and a chain of element-wise float32 functions of them (the identity at first).
+
+    Attributes:
+        codes: on the scale that its DequantizeLinear states.
+        restated: whether that is another than the codes were made on.
+    """
 
     codes: Codes
     functions: tuple[tuple[str, Callable[[Float32], Float32]], ...] = ()
+    restated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Codes as integers that look up a table: code - offset, codes as the file has them."""
+
+    codes: Codes
+    offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class LookedUp:
+    """A table's entries at codes, int8 or uint8, whose scale a DequantizeLinear behind it states.
+
+    Attributes:
+        operator: the Gather.
+        index: what is looked up.
+        entries: (n,) as the file has them.
+    """
+
+    operator: Operator
+    index: Index
+    entries: npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,4 +184,4 @@ class GraphInput:
 
 
 Constant = npt.NDArray[Any]
-Value = Codes | Chain | HostTensor | QuantizedConstant | Awaiting | GraphInput | Constant
+Value = Codes | Chain | Index | LookedUp | HostTensor | QuantizedConstant | Awaiting | GraphInput | Constant

@@ -248,7 +248,7 @@ HOSTILE = {
         "Clip 'repeated': the file's constants and shapes grow beyond all measure",
     ),
     "bad_gather": (
-        repeated("Gather", np.zeros((), np.int8), np.zeros(1, np.int64)),
+        repeated("Gather", np.zeros(2, np.int8), np.full(1, 5, np.int64)),
         "Gather 'repeated': cannot be evaluated on its constants",
     ),
 }
@@ -398,3 +398,19 @@ def test_a_file_beyond_what_protobuf_takes_is_not_read(tmp_path):
     assert "more than the 2 GiB" in refusal(import_onnx, path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LIMIT_BYTES >> 10
     assert onnx.__version__
+
+
+@pytest.mark.parametrize("error", [ImportError, ModuleNotFoundError])
+def test_without_the_package_a_file_is_refused_in_one_line(folder, monkeypatch, error):
+    """Absent, or there and broken."""
+
+    class Broken:
+        def find_spec(self, name, *_):
+            if name == "onnx":
+                raise error("libonnx.so: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "onnx")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    path = folder / "valid.onnx"
+    path.write_bytes(b"")
+    assert refusal(import_onnx, path) == f"{path}: reading ONNX needs the package onnx; pip install 'accelsim[onnx]'"

@@ -323,3 +323,36 @@ def test_limits_of_an_alias_leave_the_tensor_that_others_read(tmp_path, alias):
     path = written(tmp_path, [*nodes, *ends], constants, x=((3, 6, 6), np.uint8))
     imported = check(path, numbers(2, 3, 6, 6, kind=np.uint8))
     assert [one.op for one in imported.graph.nodes] == ["input", "conv2d", "clip", "add"]
+
+
+@pytest.mark.parametrize("reader", ["Relu", "MaxPool"])
+def test_codes_on_another_scale_are_for_sums_and_products(tmp_path, reader):
+    constants = {**SCALES, "other": np.float32(0.1)}
+    window = {"kernel_shape": [2, 2]} if reader == "MaxPool" else {}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "other", "z"], ["r"]),
+        node(reader, ["r"], ["f"], **window),
+        node("QuantizeLinear", ["f", "other", "z"], ["y"]),
+    ]
+    path = written(tmp_path, nodes, constants, x=((3, 8, 8), np.float32), kind=np.uint8)
+    line = refusal(import_onnx, path)
+    assert (
+        "reads codes on S = 0.1, Z = 120 (uint8), which are made on S = 0.05; only Add, Conv, Gemm and MatMul" in line
+    )
+
+
+def test_tables_are_looked_up(tmp_path):
+    """Any function of codes, as an exporter writes it: Gather at codes made integers."""
+    constants = {**SCALES, "entries": numbers(256), "least": np.int64(0), "tz": np.int8(5)}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("Cast", ["q"], ["i"], to=onnx.TensorProto.INT64),
+        node("Sub", ["i", "least"], ["j"]),
+        node("Gather", ["entries", "j"], ["t"], "table"),
+        node("DequantizeLinear", ["t", "ys", "tz"], ["y"]),
+    ]
+    path = written(tmp_path, nodes, constants, x=((3, 8, 8), np.float32))
+    imported = check(path, RNG.uniform(-8, 8, (2, 3, 8, 8)).astype(np.float32))
+    assert [(one.name, one.op) for one in imported.graph.nodes] == [("x", "input"), ("table", "table")]
+    assert np.array_equal(imported.graph.by_name["table"].entries, constants["entries"])

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from accelsim.report.sweep import columns
+from accelsim.explore.records import columns
 
 if TYPE_CHECKING:
     from accelsim.explore.stored import Objective, Stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("torch")
-from scheme_cases import Cases  # noqa: E402
+from scheme_cases import Cases
 
 
 def test_random_networks_under_random_schemes_have_one_meaning_everywhere():

@@ -208,8 +208,9 @@ class Instruction:
         """Raise `InputError` for a field outside its range or a token to the instruction's own unit."""
         act_unsigned = bool(getattr(self, "act_unsigned", 0))
         weight_unsigned = bool(getattr(self, "weight_unsigned", 0))
-        name = type(self).__name__.upper()
-        for key, bits, low, high in _ranges(type(self), act_unsigned, weight_unsigned):
+        kind: Any = type(self)  # Any: mypy holds it unhashable
+        name = kind.__name__.upper()
+        for key, bits, low, high in _ranges(kind, act_unsigned, weight_unsigned):
             value = getattr(self, key)
             if not low <= value <= high:
                 raise InputError(f"{name}: {key} = {value} is outside {low}..{high}, its {bits}-bit field")
@@ -219,7 +220,7 @@ class Instruction:
 
 @lru_cache(maxsize=64)
 def _ranges(kind: Any, act_unsigned: bool, weight_unsigned: bool) -> tuple[tuple[str, int, int, int], ...]:
-    """(name, bits, smallest, largest) of every field of a subclass of `Instruction`, which mypy holds unhashable."""
+    """(name, bits, smallest, largest) of every field of a subclass of `Instruction`."""
     return tuple(
         (field.name, field.bits, *field.limits(act_unsigned=act_unsigned, weight_unsigned=weight_unsigned))
         for field in kind.LAYOUT

@@ -94,7 +94,7 @@ def _objectives(wanted: Search, row: Row) -> tuple[float, ...] | None:
     """What a feasible point reaches."""
     if row.status != "done":
         return None
-    names = {**row.figures, **row.setting}
+    names = {**row.setting, **row.figures}  # the figure `energy`, not the axis of that name
     values = []
     for objective in wanted.objectives:
         value = names[objective.split(None, 1)[1].strip()]

@@ -191,7 +191,7 @@ class Sweep:
         direction, name = (search.objectives[0].split(None, 1)) if search is not None else ("min", first)
         if search is None and name == "accuracy":
             direction = "max"
-        value = {**row.figures, **row.setting}.get(name)
+        value = {**row.setting, **row.figures}.get(name)
         if row.status != "done" or not isinstance(value, int | float):
             return
         better = self._best is None or (value < self._best if direction == "min" else value > self._best)
@@ -286,7 +286,7 @@ def judged(member: Member, answer: Answer | None, unmet: Callable[[dict[str, Any
         return Row(member.position, member.key, setting, "not run", None, {})
     status, reason = answer.status, answer.reason
     if status == "done":
-        names = {**{_identifier(name): value for name, value in answer.figures.items()}, **setting}
+        names = {**setting, **{_identifier(name): value for name, value in answer.figures.items()}}
         if (reason := unmet(names)) is not None:
             status = "infeasible"
     return Row(member.position, member.key, setting, status, reason, answer.figures)

@@ -208,8 +208,8 @@ class Instruction:
         """Raise `InputError` for a field outside its range or a token to the instruction's own unit."""
         act_unsigned = bool(getattr(self, "act_unsigned", 0))
         weight_unsigned = bool(getattr(self, "weight_unsigned", 0))
-        name = type(self).__name__.upper()
-        kind: Any = type(self)  # which mypy holds unhashable
+        kind: Any = type(self)  # Any: mypy holds it unhashable
+        name = kind.__name__.upper()
         for key, bits, low, high in _ranges(kind, act_unsigned, weight_unsigned):
             value = getattr(self, key)
             if not low <= value <= high:

@@ -211,14 +211,15 @@ def pareto_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
     )
     for place, (x, y) in enumerate(pairs):
         axes = figure.add_subplot(down, across, place + 1)
-        for rows, marker in (
+        kinds: tuple[tuple[list[Row], dict[str, Any]], ...] = (
             (out, {"facecolors": "none", "edgecolors": "#B8B8B8", "s": 16, "linewidths": 0.8, "label": "infeasible"}),
             (
                 [row for row in done if row.position not in on_front],
                 {"c": colour(4), "s": 16, "linewidths": 0, "alpha": 0.75, "label": "dominated"},
             ),
             (best, {"c": colour(5), "s": 30, "edgecolors": INK, "linewidths": 0.7, "label": "front", "zorder": 3}),
-        ):
+        )
+        for rows, marker in kinds:
             if rows:
                 axes.scatter(_values(stored, rows, x.name), _values(stored, rows, y.name), **marker)
         if len(objectives) == 2:
@@ -389,7 +390,7 @@ def roofline_figure(stored: Stored) -> Figure:
     for number, (pes, bandwidth) in enumerate(roofs):
         knee = pes / bandwidth
         tone, label = (colour(number), f"{pes:,} PEs, {bandwidth} B/cycle") if named else ("#C4C4C4", None)
-        line = {"color": tone, "lw": 1.3 if named else 0.8, "label": label, "zorder": 1}
+        line: dict[str, Any] = {"color": tone, "lw": 1.3 if named else 0.8, "label": label, "zorder": 1}
         axes.plot([low, knee, high], [low * bandwidth, pes, pes], **line)
         mine = [one for one in found if one[2:] == (pes, bandwidth)]
         if named:

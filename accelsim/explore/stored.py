@@ -52,9 +52,9 @@ class Stored:
 
     def value(self, row: Row, name: str) -> float | None:
         """A figure or an axis of a point as a number; None where it has none, or something else."""
-        value = row.figures.get(name, row.setting.get(name))
+        value: Any = row.figures.get(name, row.setting.get(name))
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if numeric and abs(value) < float("inf") else None  # type: ignore[arg-type]
+        return float(value) if numeric and abs(value) < float("inf") else None
 
     def names(self) -> list[str]:
         """Figures and axes with a number at some point, figures first."""

@@ -211,7 +211,7 @@ def pareto_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
     )
     for place, (x, y) in enumerate(pairs):
         axes = figure.add_subplot(down, across, place + 1)
-        layers: tuple[tuple[list[Row], dict[str, Any]], ...] = (
+        kinds: tuple[tuple[list[Row], dict[str, Any]], ...] = (
             (out, {"facecolors": "none", "edgecolors": "#B8B8B8", "s": 16, "linewidths": 0.8, "label": "infeasible"}),
             (
                 [row for row in done if row.position not in on_front],
@@ -219,7 +219,7 @@ def pareto_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
             ),
             (best, {"c": colour(5), "s": 30, "edgecolors": INK, "linewidths": 0.7, "label": "front", "zorder": 3}),
         )
-        for rows, marker in layers:
+        for rows, marker in kinds:
             if rows:
                 axes.scatter(_values(stored, rows, x.name), _values(stored, rows, y.name), **marker)
         if len(objectives) == 2:

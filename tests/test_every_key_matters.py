@@ -245,6 +245,7 @@ COUNTS: Counts = Counter(
         OpKey("add.array", 20): 110,
         OpKey("read.weight", 8): 30,
         OpKey("dram.read", 8): 7,
+        OpKey("dram.write", 8): 2,
         OpKey("idle", 1): 5,
         OpKey("requant_mul", 33, 32): 3,
     }
@@ -268,6 +269,7 @@ TABLE: dict[str, Any] = {
         {"kind": "zero", "ops": ["idle"], "reason": "gated"},
         {"kind": "by_product", "ops": ["requant_mul"], "interpolation": "power", "above": "hold",
          "points": [{"bits": 8, "by_bits": 8, "energy": 1.0}, {"bits": 32, "by_bits": 32, "energy": 4.0}]},
+        {"kind": "action", "ops": ["dram.write"], "energy_per_action": 4.0, "bits": 64, "share": 0.5},
     ],
 }  # fmt: skip
 # Where in TABLE a key is, and another value; keys of every model must be here.
@@ -306,6 +308,9 @@ ENERGY: dict[str, tuple[list[Any], Any]] = {
     "ByProduct.points": (["entry", 5, "points", 1, "bits"], 16),
     "ProductPoint.bits": (["entry", 5, "points", 0, "bits"], 4),
     "ProductPoint.by_bits": (["entry", 5, "points", 1, "by_bits"], 64),
+    "Action.energy_per_action": (["entry", 6, "energy_per_action"], 5.0),
+    "Action.bits": (["entry", 6, "bits"], 32),
+    "Action.share": (["entry", 6, "share"], 1.0),
     "ProductPoint.energy": (["entry", 5, "points", 1, "energy"], 8.0),
 }
 

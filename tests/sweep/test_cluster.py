@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,13 @@ def command(*words: object, log: Path, **options: object) -> subprocess.Popen[st
 
 def kept(store: Path) -> set[str]:
     """Hashes of the points that are in a store."""
-    try:
-        with sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10) as database:
-            return {name for (name,) in database.execute("SELECT hash FROM points")}
-    except sqlite3.OperationalError:  # not there yet
+    if not store.exists():
         return set()
+    # Not read-only: what a killed writer left half done has to be rolled back first.
+    with closing(sqlite3.connect(f"file:{store}?mode=rw", uri=True, timeout=60)) as database:
+        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'points'").fetchone()[0]:
+            return set()
+        return {name for (name,) in database.execute("SELECT hash FROM points")}
 
 
 def test_workers_elsewhere_give_the_same_rows_without_the_users_files(sixty, cluster, tmp_path):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -426,11 +427,13 @@ def test_a_damaged_store_is_one_line(small, tmp_path):
 
 
 def count_points(store: Path) -> int:
-    try:
-        with sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10) as database:
-            return int(database.execute("SELECT count(*) FROM points").fetchone()[0])
-    except sqlite3.OperationalError:  # not there yet
+    if not store.exists():
         return 0
+    # Not read-only: what a killed writer left half done has to be rolled back first.
+    with closing(sqlite3.connect(f"file:{store}?mode=rw", uri=True, timeout=60)) as database:
+        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'points'").fetchone()[0]:
+            return 0
+        return int(database.execute("SELECT count(*) FROM points").fetchone()[0])
 
 
 def wait_for_points(store: Path, count: int) -> None:

@@ -94,6 +94,11 @@ def sweep(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 130
+    reasons = {row.reason for row in rows if row.status == "infeasible"}
+    if len(reasons) == 1 and all(row.status == "infeasible" for row in rows):
+        (reason,) = reasons
+        if reason is not None and not reason.startswith("constraint not met"):  # a mistake, not a corner of a grid
+            raise InputError(f"{arguments.file}: no point can be measured: {reason}")
     if arguments.csv is not None:
         write_whole(arguments.csv, sweep_csv(rows))
     if arguments.parquet is not None:

@@ -15,7 +15,7 @@ from accelsim.errors import did_you_mean
 Value = bool | int | float | str
 """What an axis may take: a TOML scalar."""
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
-Measure = Literal["cycles", "energy", "area", "accuracy", "safe_width"]
+Measure = Literal["cycles", "layers", "energy", "area", "accuracy", "safe_width"]
 Method = Literal["grid", "zip", "random", "sobol", "halton"]
 
 CHOICES = ("workload", "hardware", "quantization", "energy")

@@ -32,12 +32,14 @@ Figures = dict[str, Any]
 
 FIGURES: dict[str, tuple[str, ...]] = {
     "cycles": ("cycles", "milliseconds", "utilization", "dram_bytes_read", "dram_bytes_written"),
+    "layers": (),
     "energy": ("energy",),
     "area": ("area",),
     "accuracy": ("accuracy", "float"),
     "safe_width": ("safe_width", "proved_width"),
 }
-"""Group of `measure` -> its figures; "energy" has ``energy.PLACE`` of every place beside its total."""
+"""Group of `measure` -> its figures; "energy" has ``energy.PLACE`` of every place beside its total, "layers" has
+``cycles.LAYER`` of every layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +98,15 @@ def measure(
         prepared: the workload; with images where `groups` names "accuracy" or "safe_width".
         groups: keys of `FIGURES`.
     Returns:
-        Cycles and energy are of one batch, in cycles and the table's unit; DRAM traffic in bytes; `utilization` the
-        share of PE-cycles with a product, 0..1; `area` in transistors of PEs and PPU lanes; accuracies in percent;
-        `safe_width` the fewest bits at which no addition overflows on these images, `proved_width` on any.
+        Cycles (a layer's too) and energy are of one batch, in cycles and the table's unit; DRAM traffic in bytes;
+        `utilization` the share of PE-cycles with a product, 0..1; `area` in transistors of PEs and PPU lanes;
+        accuracies in percent; `safe_width` the fewest bits at which no addition overflows on these images,
+        `proved_width` on any.
     Raises:
         InputError: the graph does not fit the machine, or a table has no figure for it: the point is infeasible.
     """
     figures: Figures = {}
-    if {"cycles", "energy"} & set(groups):
+    if {"cycles", "layers", "energy"} & set(groups):
         figures |= _run(prepared.graph, hardware, energy, batch, groups)
     if "area" in groups:
         figures["area"] = area.machine_transistors(hardware)
@@ -115,7 +118,7 @@ def measure(
 
 
 def _run(graph: IntegerGraph, hardware: Hardware, energy: EnergyTable, batch: int, groups: Sequence[str]) -> Figures:
-    """One compilation and one timed run without values serve both groups."""
+    """One compilation and one timed run without values serve all three groups."""
     outcome = _timed(graph, hardware, batch)
     machine = outcome.machine
     figures: Figures = {}
@@ -130,6 +133,9 @@ def _run(graph: IntegerGraph, hardware: Hardware, energy: EnergyTable, batch: in
             "dram_bytes_read": sum(n for layer in counts for key, n in layer.items() if key.op == "dram.read"),
             "dram_bytes_written": sum(n for layer in counts for key, n in layer.items() if key.op == "dram.write"),
         }
+    if "layers" in groups:
+        names = [layer.name for layer in outcome.program.layers]
+        figures |= {f"cycles.{name}": n for name, n in zip(names, layer_cycles(outcome), strict=True)}
     if "energy" in groups:
         by_op = price(outcome, graph, energy).by_op
         places = by_place(by_op)

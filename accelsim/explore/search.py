@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from accelsim.config.sweep import Search, Span
-from accelsim.errors import InputError
+from accelsim.errors import InputError, optional
 from accelsim.explore.space import Setting, Space
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def search(sweep: Sweep) -> None:
 
 
 def _study(wanted: Search) -> Any:
-    import optuna
-
+    optuna = optional("optuna", "searches", "sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that some options of samplers are experimental

@@ -123,7 +123,8 @@ class Sweep:
         return names
 
     def _known_name(self, name: str, where: str) -> None:
-        if name not in self._figure_names() and name not in self.space.keys:
+        of_a_layer = "layers" in self.file.measure and name.startswith("cycles.")
+        if name not in self._figure_names() and name not in self.space.keys and not of_a_layer:
             known = ", ".join(sorted({*self._figure_names(), *self.space.keys}))
             raise InputError(f"{where}: {name!r} is neither an axis nor measured here; there are {known}")
 
@@ -137,7 +138,15 @@ class Sweep:
 
     def _unmet(self, names: dict[str, Any], *, early: bool) -> str | None:
         for constraint, on_axes in self._constraints:
-            if on_axes == early and not evaluate(constraint, names, f"{self.origin}: constraints"):
+            if on_axes != early:
+                continue
+            met = evaluate(constraint, names, f"{self.origin}: constraints")
+            if not isinstance(met, bool):
+                raise InputError(
+                    f"{self.origin}: constraints: {constraint!r} is {met!r}, neither true nor false; compare it, as in "
+                    "'area <= 200000'"
+                )
+            if not met:
                 return f"constraint not met: {constraint}"
         return None
 
@@ -187,7 +196,7 @@ class Sweep:
     def _note(self, row: Row) -> None:
         """Keep the best point for who watches: of the first objective, or the least of the first figure."""
         search = self.file.search
-        first = FIGURES[self.file.measure[0]][0]
+        first = next((name for group in self.file.measure for name in FIGURES[group]), "")
         direction, name = (search.objectives[0].split(None, 1)) if search is not None else ("min", first)
         if search is None and name == "accuracy":
             direction = "max"

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelsim.errors import InputError
+from accelsim.errors import InputError, optional
 from accelsim.explore.bench import Answer, Prepared, Task, answer
 from accelsim.explore.parts import code_digest
 
@@ -174,7 +174,7 @@ class Cluster:
             InputError: no scheduler answers in time, it went away, it has had no worker for too long, or a worker runs
                 another accelsim; answers that came are the caller's.
         """
-        import distributed
+        distributed = optional("distributed", "clusters", "dask")
 
         _hush()
         try:

@@ -26,7 +26,7 @@ def show_sweep(file: SweepFile, rows: Sequence[Row]) -> str:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
     axes, figures = columns(rows)
-    shown = [name for name in figures if not name.startswith("energy.")]
+    shown = [name for name in figures if not name.startswith(("energy.", "cycles."))]
     lines = [f"{file.name}: {file.title}" if file.title else file.name, f"{len(rows):,} points: {said}", ""]
     good = [row for row in rows if row.status == "done"]
     if not good:

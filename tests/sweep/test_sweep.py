@@ -37,7 +37,7 @@ RUN = [sys.executable, "-c", "import sys; from accelsim.cli import main; sys.exi
 SMALL = """
 title = "rows and accumulators"
 workload = "{workload}"
-measure = ["cycles", "energy"]
+measure = ["cycles", "layers", "energy"]
 constraints = ["hardware.array.rows + hardware.array.columns <= 20", "cycles < 60000"]
 [axes]
 "hardware.array.rows" = [1, 8, 16]
@@ -87,6 +87,7 @@ def test_rows_are_direct_runs_of_their_points(small, graph):
         sets = [f"{key.removeprefix('hardware.')}={value}" for key, value in row.setting.items()]
         found = cost(network, load_hardware("default_16x16", sets), table)
         assert row.figures["cycles"] == found.cycles
+        assert {name: row.figures[f"cycles.{name}"] for name in found.layers} == found.layers
         assert row.figures["energy"] == pytest.approx(float(found.energy.energy), rel=1e-12)
         assert sum(value for name, value in row.figures.items() if name.startswith("energy.")) == pytest.approx(
             row.figures["energy"], rel=1e-9
@@ -298,6 +299,23 @@ def test_the_command_writes_what_it_shows(small, tmp_path):
             assert one.cycles == other.cycles == row.figures["cycles"]
     points = json.loads(files["json"].read_text())["points"]
     assert [point["figures"] for point in points] == [row.figures for row in rows]
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('workload = "{workload}"', 'workload = "lenet55"', "no point can be measured: workload 'lenet55' is neither"),
+        ('"cycles < 60000"', '"cycles"', "neither true nor false; compare it, as in 'area <= 200000'"),
+    ],
+)
+def test_a_mistake_that_holds_for_every_point_is_one_line(tmp_path, graph, old, new, message):
+    assert old in SMALL
+    early = '"hardware.array.rows + hardware.array.columns <= 20", '
+    path = write(tmp_path, SMALL.replace(old, new).replace(early, ""), workload=graph)
+    ran = command(path, "-o", tmp_path / "s.db")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert message in ran.stderr
+    assert ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class _Substitute(torch.autograd.Function):
 
 def substitute(computed: Tensor, value: Tensor) -> Tensor:
     """`value`, exactly, with the gradient of `computed`; both of one shape and dtype."""
-    return _Substitute.apply(computed, value)  # type: ignore[no-untyped-call]
+    return _Substitute.apply(computed, value)  # type: ignore[no-untyped-call]  # torch's carries no types
 
 
 def float_operation(graph: IntegerGraph, node: Node, inputs: list[Tensor], parameters: tuple[Tensor, ...]) -> Tensor:

@@ -52,7 +52,7 @@ def rounded(exact: Tensor, zero_point: Tensor, steps: Tensor, stopped: Tensor, o
         outside: bool, where q was clamped to an end of its format, so that -1 times the gradient goes to Z; None where
             Z takes none.
     """
-    return _Rounded.apply(exact, zero_point, steps, stopped, outside)  # type: ignore[no-untyped-call]
+    return _Rounded.apply(exact, zero_point, steps, stopped, outside)  # type: ignore[no-untyped-call]  # torch's carries no types
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -173,7 +173,7 @@ class Quantizer(nn.Module):
     def _slowed(self, parameter: Tensor) -> Tensor:
         if self._gradient_scale == 1.0:
             return parameter
-        scaled: Tensor = _ScaledGradient.apply(parameter, self._gradient_scale)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _ScaledGradient.apply(parameter, self._gradient_scale)  # type: ignore[no-untyped-call]  # torch's carries no types
         return scaled
 
 

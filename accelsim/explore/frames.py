@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,9 @@ from accelsim.config import build
 from accelsim.config.sweep import SweepFile, load_sweep
 from accelsim.errors import InputError, did_you_mean, optional
 from accelsim.explore import pareto
-from accelsim.explore.expressions import evaluate
 from accelsim.explore.records import records
 from accelsim.explore.store import Store
-from accelsim.explore.sweep import Progress, Row, Sweep, judged
+from accelsim.explore.sweep import Progress, Row, Sweep, judged, unmet
 from accelsim.explore.workers import Cluster, Here, Processes, Workers
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def read_store(path: str | os.PathLike[str], sweep: str | None = None) -> pandas
         there = store.sweeps()
         for number, file in there:
             if sweep is None or file.name == sweep:
-                rows = [judged(member, answer, _constraints(file)) for member, answer in store.rows(number)]
+                where = f"{file.name}: constraints"
+                meets = partial(unmet, file.constraints, where=where)  # those on axes alone were asked before
+                rows = [judged(member, answer, meets) for member, answer in store.rows(number)]
                 frame = _frame(rows)
                 frame.insert(0, "sweep", file.name)
                 frames.append(frame)
@@ -135,18 +137,6 @@ def front(frame: pandas.DataFrame, objectives: Sequence[str]) -> pandas.DataFram
 
 def _frame(rows: Sequence[Row]) -> pandas.DataFrame:
     return optional("pandas", "data frames", "sweep").DataFrame(records(rows))
-
-
-def _constraints(file: SweepFile) -> Callable[[dict[str, Any]], str | None]:
-    """What `judged` asks, of a sweep in a store: those on axes alone were asked before."""
-
-    def unmet(names: dict[str, Any]) -> str | None:
-        for constraint in file.constraints:
-            if not evaluate(constraint, names, f"{file.name}: constraints"):
-                return f"constraint not met: {constraint}"
-        return None
-
-    return unmet
 
 
 def _workers(jobs: int, scheduler: str | None) -> Workers:

@@ -47,9 +47,9 @@ def search(sweep: Sweep) -> None:
                 repeats = 0
                 batch.append((trial, setting))
         sweep.measure((done + number, setting) for number, (_, setting) in enumerate(batch))
-        rows = sweep.rows()
+        rows = sweep.rows(done)
         for number, (trial, setting) in enumerate(batch):
-            values = _objectives(wanted, rows[done + number])
+            values = _objectives(wanted, rows[number])
             seen[repr(sorted(setting.items()))] = values
             _tell(study, trial, values)
         for trial in again:

@@ -196,13 +196,13 @@ class Store:
                 (number, build(SweepFile, json.loads(text), f"{self.path}: sweep {number}")) for number, text in rows
             ]
 
-    def rows(self, sweep: int) -> list[tuple[Member, Answer | None]]:
-        """The points of a sweep in its own order, each with what came of it; None where it was not run."""
+    def rows(self, sweep: int, first: int = 0) -> list[tuple[Member, Answer | None]]:
+        """A sweep's points in its order, from a position on, each with what came of it; None where it was not run."""
         with self._told():
             found = self._connection.execute(
                 "SELECT position, members.hash, setting, excluded, status, figures, reason, seconds FROM members "
-                "LEFT JOIN points ON points.hash = members.hash WHERE sweep = ? ORDER BY position",
-                (sweep,),
+                "LEFT JOIN points ON points.hash = members.hash WHERE sweep = ? AND position >= ? ORDER BY position",
+                (sweep, first),
             ).fetchall()
             return [
                 (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from accelsim.config.sweep import SweepFile
 from accelsim.errors import InputError, did_you_mean
-from accelsim.explore.expressions import evaluate
 from accelsim.explore.pareto import front
 from accelsim.explore.store import Store
-from accelsim.explore.sweep import Row, judged
+from accelsim.explore.sweep import Row, judged, unmet
 
 MOST_OBJECTIVES = 4
 
@@ -120,15 +120,8 @@ def read_sweep(store: Store, which: str | None) -> Stored:
         InputError: there is no such sweep, or several; none of its points has figures.
     """
     number, file = _chosen(store, which)
-    asked = [(member, answer) for member, answer in store.rows(number)]
-
-    def unmet(names: dict[str, Any]) -> str | None:
-        for constraint in file.constraints:
-            if not evaluate(constraint, names, f"{store.path}: constraints"):
-                return f"constraint not met: {constraint}"
-        return None
-
-    rows = [judged(member, answer, unmet) for member, answer in asked]
+    meets = partial(unmet, file.constraints, where=f"{store.path}: constraints")
+    rows = [judged(member, answer, meets) for member, answer in store.rows(number)]
     if not any(row.status == "done" for row in rows):
         raise InputError(
             f"{store.path}: sweep {number}, {file.name!r}, has no feasible point yet; finish it with accelsim sweep"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,18 +137,8 @@ class Sweep:
         return names <= set(self.space.keys)
 
     def _unmet(self, names: dict[str, Any], *, early: bool) -> str | None:
-        for constraint, on_axes in self._constraints:
-            if on_axes != early:
-                continue
-            met = evaluate(constraint, names, f"{self.origin}: constraints")
-            if not isinstance(met, bool):
-                raise InputError(
-                    f"{self.origin}: constraints: {constraint!r} is {met!r}, neither true nor false; compare it, as in "
-                    "'area <= 200000'"
-                )
-            if not met:
-                return f"constraint not met: {constraint}"
-        return None
+        asked = [constraint for constraint, on_axes in self._constraints if on_axes == early]
+        return unmet(asked, names, f"{self.origin}: constraints")
 
     # Running ------------------------------------------------------------------------------------------------------
 
@@ -278,12 +268,29 @@ class Sweep:
 
     # Rows ---------------------------------------------------------------------------------------------------------
 
-    def rows(self) -> list[Row]:
-        """Every point of the sweep in its own order."""
-        return [self._row(member, answer) for member, answer in self.store.rows(self.number)]
+    def rows(self, first: int = 0) -> list[Row]:
+        """The points of the sweep in its own order, from a position on."""
+        return [self._row(member, answer) for member, answer in self.store.rows(self.number, first)]
 
     def _row(self, member: Member, answer: Answer | None) -> Row:
         return judged(member, answer, lambda names: self._unmet(names, early=False))
+
+
+def unmet(constraints: Iterable[str], names: Mapping[str, Any], where: str) -> str | None:
+    """The first constraint that does not hold, as a reason; None where all do.
+
+    Raises:
+        InputError: one is neither true nor false.
+    """
+    for constraint in constraints:
+        met = evaluate(constraint, names, where)
+        if not isinstance(met, bool):
+            raise InputError(
+                f"{where}: {constraint!r} is {met!r}, neither true nor false; compare it, as in 'area <= 200000'"
+            )
+        if not met:
+            return f"constraint not met: {constraint}"
+    return None
 
 
 def judged(member: Member, answer: Answer | None, unmet: Callable[[dict[str, Any]], str | None]) -> Row:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from accelsim.compiler.elementwise import ElementwiseLayer
 from accelsim.compiler.macs import MacLayer
-from accelsim.compiler.streaming import Home, Layer, Shape, bands_of, transfers
+from accelsim.compiler.streaming import Group, Home, Layer, Shape, bands_of, slices, transfers
 from accelsim.compiler.tiling import Rectangle, source_extent
 from accelsim.config import RECORD_BYTES, Hardware
 from accelsim.ir import Add, Conv2d
@@ -58,27 +58,29 @@ class CostModel:
         """Cycles from the first LOAD to the last write, and bytes of DRAM traffic."""
         layer = self.layer
         bands = bands_of(shape, images, result.tensor)
-        needs = [layer.needs(band) for band in bands]
-        loads = [
-            self._moved([(home, part, 0, home.tensor.channels) for home, part in zip(homes, need, strict=True)])
-            for need in needs
-        ]
-        groups = range(len(layer.groups))
+        groups = layer.groups(shape.blocks)
         pipeline = _Pipeline(shape.slots)
         if shape.outer == "groups":
+            seen: dict[tuple[int, ...], tuple[Moves, Moves]] = {}
             for group in groups:
                 pipeline.constants(self.constants(group))
-                stores = {}
-                for band, load in zip(bands, loads, strict=True):
+                channels = layer.channels(group)
+                taken = slices(layer, group, shape, homes)
+                for band in bands:
                     key = (band.images, band.y_count, band.x_count)
-                    if key not in stores:
-                        stores[key] = self._moved([(result, band, *layer.channels(group))])
-                    pipeline.load(load)
+                    needs = layer.needs(band)
+                    kind = (*key, channels[1], *(size for need in needs for size in (need.y_count, need.x_count)))
+                    if kind not in seen:
+                        load = [(home, need, *part) for home, need, part in zip(homes, needs, taken, strict=True)]
+                        seen[kind] = self._moved(load), self._moved([(result, band, *channels)])
+                    pipeline.load(seen[kind][0])
                     pipeline.run(self.work(group, *key))
-                    pipeline.store(stores[key])
+                    pipeline.store(seen[kind][1])
             return pipeline.end()
-        for band, load in zip(bands, loads, strict=True):
-            pipeline.load(load)
+        for band in bands:
+            needs = layer.needs(band)
+            whole = [(home, need, 0, home.tensor.channels) for home, need in zip(homes, needs, strict=True)]
+            pipeline.load(self._moved(whole))
             for group in groups:
                 pipeline.constants(self.constants(group))
                 pipeline.run(self.work(group, band.images, band.y_count, band.x_count))
@@ -98,7 +100,7 @@ class CostModel:
         dram = self.hardware.dram
         return dram.latency_cycles + rows * -(-row_bytes // dram.bandwidth_bytes_per_cycle)
 
-    def _constants(self, group: int) -> Moves:
+    def _constants(self, group: Group) -> Moves:
         """What a group's LOADs of weights and records take."""
         layer = self.layer
         if not isinstance(layer, MacLayer):
@@ -106,14 +108,14 @@ class CostModel:
         _, count = layer.channels(group)
         sizes = [count * RECORD_BYTES] * (1 if layer.packed.biases is None else 2)
         if len(layer.parts) == 1:
-            sizes.append(sum(layer.packed.sizes[index] for index in layer.groups[group]))
+            sizes.append(sum(layer.packed.sizes[index] for index in group))
         return Moves(sum(map(self._transfer, sizes)), sum(sizes))
 
-    def _work(self, group: int, images: int, rows: int, columns: int) -> Work:
+    def _work(self, group: Group, images: int, rows: int, columns: int) -> Work:
         layer = self.layer
         band = Rectangle(0, images, 0, rows, 0, columns)
         if isinstance(layer, ElementwiseLayer):
-            return self._posts(layer, band)
+            return self._posts(layer, group, band)
         assert isinstance(layer, MacLayer)
         array = self.hardware.array
         depthwise = isinstance(layer.mac, Conv2d) and layer.mac.is_depthwise
@@ -126,7 +128,7 @@ class CostModel:
             results = rectangle.images * rectangle.y_count * rectangle.x_count
             window = words // results if layer.operation.pool else 1
             streamed = -(-words // array.rows) * array.rows if stationary else max(words, array.rows)
-            for index in layer.groups[group]:
+            for index in group:
                 compute += tiles * streamed
                 last = layer.packed.blocks[index].lanes + results * window + D_POST
                 post += last
@@ -136,12 +138,11 @@ class CostModel:
                     bytes_ += sum(part.rows * row for part in layer.parts)
         return Work(compute, post, last, weights, bytes_)
 
-    def _posts(self, layer: ElementwiseLayer, band: Rectangle) -> Work:
-        channels = layer.channels(0)[1]
+    def _posts(self, layer: ElementwiseLayer, group: Group, band: Rectangle) -> Work:
+        channels = layer.channels(group)[1]
         reads = 2 if isinstance(layer.operation.head, Add) else 1
         words = band.images * band.y_count * band.x_count * layer.window * reads
-        blocks = -(-channels // self.hardware.array.columns)
-        post = channels * reads + blocks * (words + D_POST)
+        post = channels * reads + len(group) * (words + D_POST)
         return Work(0, post, 0, 0, 0)
 
 

@@ -23,14 +23,16 @@ class Constants(NamedTuple):
 
 
 class ElementwiseLayer:
-    """One pool, addition, clip or table: a POST for each block of channels."""
+    """One pool, addition, clip or table: a POST for each block of channels, which reads its own channels alone."""
+
+    sliced = True
 
     def __init__(self, emitter: Emitter, operation: Operation):
         self.emitter = emitter
         self.operation = operation
-        self.groups = [[0]]
         head = operation.head
         self._source = emitter.graph.by_name[head.inputs[0]].output
+        self._spans = spans(self._source.channels, emitter.hardware.array.columns)
         self._kernel, self._stride, self._padding = (1, 1), (1, 1), (0, 0, 0, 0)
         if isinstance(head, MaxPool2d | AvgPool2d):
             self._kernel, self._stride, self._padding = head.kernel, head.stride, head.padding
@@ -40,16 +42,26 @@ class ElementwiseLayer:
         """Source words of one result word."""
         return self._kernel[0] * self._kernel[1]
 
-    def channels(self, _: int) -> tuple[int, int]:
-        """First result channel, and how many there are: all."""
-        return 0, self._source.channels
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels."""
+        return len(self._spans)
+
+    def groups(self, most: int) -> list[tuple[int, ...]]:
+        """Consecutive blocks, at most so many."""
+        return [tuple(range(first, first + count)) for first, count in spans(self.blocks, most)]
+
+    def channels(self, group: tuple[int, ...]) -> tuple[int, int]:
+        """First channel of a group, and how many there are."""
+        (first, _), (last, lanes) = self._spans[group[0]], self._spans[group[-1]]
+        return first, last + lanes - first
 
     def needs(self, rectangle: Rectangle) -> tuple[Rectangle, ...]:
         """The part of each operand that a rectangle of results needs."""
         head = self.operation.head
         return (input_part(head, self._source, rectangle),) * len(head.inputs)
 
-    def load(self, _: int) -> Constants:
+    def load(self, _: tuple[int, ...]) -> Constants:
         """LOAD the table, if there is one, and the records."""
         head, label = self.operation.head, self.operation.label
         table = head if isinstance(head, Table) else self.operation.table
@@ -57,9 +69,15 @@ class ElementwiseLayer:
         return Constants(slot, _load_records(self.emitter, self.operation))
 
     def emit(
-        self, _: int, constants: Constants, band: Rectangle, sources: list[Place], result: Place, first_image: int
+        self,
+        group: tuple[int, ...],
+        constants: Constants,
+        band: Rectangle,
+        sources: list[Place],
+        result: Place,
+        first_image: int,
     ) -> None:
-        """Emit a band of results; image 0 of the places is image `first_image` of the batch."""
+        """Emit a band of a group's channels; image 0 of the places is image `first_image` of the batch."""
         emitter, head = self.emitter, self.operation.head
         source = sources[0]
         table = head if isinstance(head, Table) else self.operation.table
@@ -67,12 +85,11 @@ class ElementwiseLayer:
         # A table keeps no zero point of its own: the value that indexes it is the source's code.
         zero_point = self._source.zero_point if isinstance(head, Table) else head.output.zero_point
         low, high = head.clip if isinstance(head, Add | Clip) else self._source.limits_in(emitter.graph.activation)
-        channels = self._source.channels
         row = band.y * self._stride[0] - self._padding[0]
         column = band.x * self._stride[1] - self._padding[2]
         for start, count in spans(band.images, MAX_IMAGES):
             image = band.image + start
-            for channel, lanes in spans(channels, emitter.hardware.array.columns):
+            for channel, lanes in (self._spans[block] for block in group):
                 emitter.pieces.append(
                     Piece(
                         instruction=len(emitter.instructions),
@@ -114,12 +131,12 @@ class ElementwiseLayer:
                         stride_y=self._stride[0],
                         src_image_step=source.image,
                         src_y_step=self._stride[0] * source.row,
-                        src_x_step=self._stride[1] * channels,
+                        src_x_step=self._stride[1] * source.channels,
                         r_step=source.row,
-                        s_step=channels,
+                        s_step=source.channels,
                         in_row_bytes=source.row,
                         in_height=source.part.y_count,
-                        x_first=(column - source.part.x) * channels + channel,
+                        x_first=(column - source.part.x) * source.channels + channel - source.channel,
                         y_first=row - source.part.y,
                         qmin=low,
                         qmax=high,

@@ -169,14 +169,13 @@ class Planner:
         """
         layer, tensor = self.layers[step], self.layers[step].operation.result.output
         sources, result = self.homes(step, streamed)
-        outers: list[Literal["groups", "bands"]] = ["groups", "bands"] if len(layer.groups) > 1 else ["groups"]
-        for outer in outers:
+        for blocks, outer in _orders(layer):
             for slots in (2, 1):
                 for family in _families(tensor, self.images):
                     fitting = [
                         shape
                         for images, rows, columns in family
-                        for shape in [Shape(images, rows, columns, outer, slots)]
+                        for shape in [Shape(images, rows, columns, blocks, outer, slots)]
                         if allowed(layer, sources, result, shape) and self._staged(step, streamed, shape) <= room
                     ]
                     taken = 0
@@ -200,18 +199,28 @@ class Planner:
         if not any(streamed):
             return 0
         sources, result = self.homes(step, streamed)
-        tensor = self.layers[step].operation.result.output
-        outers: tuple[Literal["groups", "bands"], ...] = ("groups", "bands")
-        shapes = (Shape(1, 1, columns, outer, 1) for columns in (1, tensor.width) for outer in outers)
+        layer, tensor = self.layers[step], self.layers[step].operation.result.output
+        shapes = [
+            Shape(1, 1, columns, blocks, outer, 1) for columns in (1, tensor.width) for blocks, outer in _orders(layer)
+        ]
         return min(
-            self._staged(step, streamed, shape)
-            for shape in shapes
-            if allowed(self.layers[step], sources, result, shape)
+            self._staged(step, streamed, shape) for shape in shapes if allowed(layer, sources, result, shape)
         )
 
     def _whole(self, step: int) -> Shape:
-        tensor = self.layers[step].operation.result.output
-        return Shape(self.images, tensor.height, tensor.width, "groups", 1)
+        layer, tensor = self.layers[step], self.layers[step].operation.result.output
+        return Shape(self.images, tensor.height, tensor.width, layer.blocks, "groups", 1)
+
+
+def _orders(layer: Layer) -> list[tuple[int, Literal["groups", "bands"]]]:
+    """The blocks of a group, and which loop is outer; fewer blocks only where a band then holds fewer channels."""
+    sizes = sorted({-(-layer.blocks // parts) for parts in (1, 2, 4, layer.blocks)}, reverse=True)
+    orders: list[tuple[int, Literal["groups", "bands"]]] = [(layer.blocks, "groups")]
+    if len(layer.groups(layer.blocks)) > 1:
+        orders.append((layer.blocks, "bands"))
+    if layer.sliced:
+        orders += [(size, "groups") for size in sizes[1:]]
+    return orders
 
 
 def _families(tensor: TensorType, images: int) -> list[list[tuple[int, int, int]]]:

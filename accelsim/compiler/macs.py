@@ -58,6 +58,10 @@ class Packed:
         return self.weights + sum(self.sizes[:block])
 
 
+Group = tuple[int, ...]
+"""Numbers of consecutive blocks of result channels."""
+
+
 class Constants(NamedTuple):
     """What a group of blocks needs beside its activations, loaded: buffer addresses.
 
@@ -77,8 +81,8 @@ class MacLayer:
     """One convolution or linear layer, cut to the machine's memories.
 
     Attributes:
-        groups: consecutive blocks whose weights and records come together.
         parts: of K; where there are several, each is loaded anew for each rectangle.
+        sliced: whether a block of results reads its own channels alone, so that a band need not hold the others.
 
     Raises:
         InputError: the layer cannot be cut small enough for a buffer; it names buffer, need and remedy.
@@ -92,24 +96,33 @@ class MacLayer:
         self.mac = head
         self.packed = _pack(emitter, head)
         self.parts = _parts(self)
-        self.groups = _groups(self, len(self.parts) == 1)
+        self.sliced = isinstance(head, Conv2d) and head.is_depthwise
         self._slot: int | None = None
 
-    def channels(self, group: int) -> tuple[int, int]:
+    @property
+    def blocks(self) -> int:
+        """Blocks of result channels."""
+        return len(self.packed.blocks)
+
+    def groups(self, most: int) -> list[Group]:
+        """Consecutive blocks, at most so many, whose weights and records come together."""
+        return _groups(self, most)
+
+    def channels(self, group: Group) -> tuple[int, int]:
         """First result channel of a group, and how many there are."""
-        blocks = [self.packed.blocks[index] for index in self.groups[group]]
-        return blocks[0].first, blocks[-1].first + blocks[-1].lanes - blocks[0].first
+        first, last = self.packed.blocks[group[0]], self.packed.blocks[group[-1]]
+        return first.first, last.first + last.lanes - first.first
 
     def needs(self, rectangle: Rectangle) -> tuple[Rectangle, ...]:
         """The part of each operand that a rectangle of results needs."""
         source = self.emitter.graph.by_name[self.mac.inputs[0]].output
         return (input_part(self.mac, source, rectangle, self.operation.pool),)
 
-    def load(self, group: int) -> Constants:
+    def load(self, group: Group) -> Constants:
         """LOAD a group's constants in the order they are needed: COMPUTE's weights and biases, then what POST takes."""
         emitter, packed, label = self.emitter, self.packed, self.operation.label
         begin, count = self.channels(group)
-        weights = _load_blocks(self, self.groups[group]) if len(self.parts) == 1 else {}
+        weights = _load_blocks(self, group) if len(self.parts) == 1 else {}
         biases = None
         if packed.biases is not None:
             biases = emitter.load_records(label, packed.biases + begin * RECORD_BYTES, count) - begin
@@ -125,11 +138,11 @@ class MacLayer:
         return rectangles(band, window, stride, self.emitter.half)
 
     def emit(
-        self, group: int, constants: Constants, band: Rectangle, sources: list[Place], result: Place, first_image: int
+        self, group: Group, constants: Constants, band: Rectangle, sources: list[Place], result: Place, first_image: int
     ) -> None:
         """Emit a band of a group's channels; image 0 of the places is image `first_image` of the batch."""
         emitter, packed = self.emitter, self.packed
-        for index in self.groups[group]:
+        for index in group:
             block = packed.blocks[index]
             for rectangle in self.rectangles(band):
                 half = emitter.accumulator_half()
@@ -204,8 +217,9 @@ def _too_small(job: MacLayer, buffer: str, need: int) -> InputError:
     )
 
 
-def _groups(job: MacLayer, whole: bool) -> list[list[int]]:
+def _groups(job: MacLayer, blocks: int) -> list[Group]:
     """Consecutive blocks whose weights (where whole blocks are loaded) and records come in one LOAD each."""
+    whole = len(job.parts) == 1
     emitter, packed = job.emitter, job.packed
     room = emitter.hardware.weight.memory_bytes // 2
     most = emitter.most_records if packed.biases is None else emitter.most_records // 2
@@ -220,16 +234,16 @@ def _groups(job: MacLayer, whole: bool) -> list[list[int]]:
                 f"use parameter.memory_bytes >= {need}"
             )
         fits = (not whole or size + packed.sizes[index] <= room) and lanes + block.lanes <= most
-        if not groups or not fits:
+        if not groups or not fits or len(groups[-1]) == blocks:
             groups.append([])
             size = lanes = 0
         groups[-1].append(index)
         size += packed.sizes[index]
         lanes += block.lanes
-    return groups
+    return [tuple(group) for group in groups]
 
 
-def _load_blocks(job: MacLayer, group: list[int]) -> dict[int, int]:
+def _load_blocks(job: MacLayer, group: Group) -> dict[int, int]:
     """LOAD whole blocks; returns each one's address in the weight buffer."""
     packed = job.packed
     total = sum(packed.sizes[index] for index in group)
@@ -307,15 +321,15 @@ def _compute(
         act_base=source.at(rectangle.image, first_row, first_column, lane0),
         x_count=x_count,
         y_count=y_count,
-        x_step=stride_x * tensor.channels,
+        x_step=stride_x * source.channels,
         y_step=stride_y * source.row,
-        s_step=dilation_x * tensor.channels,
+        s_step=dilation_x * source.channels,
         r_step=dilation_y * source.row,
         stride_y=stride_y,
         dilation_y=dilation_y,
         in_row_bytes=source.row,
         in_height=source.part.y_count,
-        x_first=(first_column - source.part.x) * tensor.channels + lane0,
+        x_first=(first_column - source.part.x) * source.channels + lane0 - source.channel,
         y_first=first_row - source.part.y,
     )
 

@@ -17,29 +17,46 @@ from accelsim.ir import Add, TensorType
 from accelsim.isa import Load, Memory, Store
 
 
+Group = tuple[int, ...]
+"""Numbers of consecutive blocks of result channels that share a LOAD of constants."""
+
+
 class Layer(Protocol):
-    """A layer cut to the machine's memories: groups of result channels, each with constants of its own.
+    """A layer cut to the machine's memories: blocks of result channels, and how one group of them is emitted.
 
     `macs.MacLayer` and `elementwise.ElementwiseLayer` are those there are.
+
+    Attributes:
+        operation: what is computed.
+        sliced: whether a block of results reads its own channels alone.
     """
 
     operation: Operation
-    groups: list[list[int]]
+    sliced: bool
 
-    def channels(self, group: int) -> tuple[int, int]:
+    @property
+    def blocks(self) -> int:
+        """Blocks of result channels."""
+        ...
+
+    def groups(self, most: int) -> list[Group]:
+        """Consecutive blocks, at most so many, whose constants fit on chip together."""
+        ...
+
+    def channels(self, group: Group) -> tuple[int, int]:
         """First result channel of a group, and how many there are."""
         ...
 
     def needs(self, rectangle: Rectangle) -> tuple[Rectangle, ...]:
-        """The part of each operand that a rectangle of results needs."""
+        """The images, rows and columns of each operand that a rectangle of results needs."""
         ...
 
-    def load(self, group: int) -> Any:
+    def load(self, group: Group) -> Any:
         """LOAD a group's constants; the result goes to `emit`."""
         ...
 
     def emit(
-        self, group: int, constants: Any, band: Rectangle, sources: list[Place], result: Place, first_image: int
+        self, group: Group, constants: Any, band: Rectangle, sources: list[Place], result: Place, first_image: int
     ) -> None:
         """Emit a band of a group's channels."""
         ...
@@ -60,7 +77,7 @@ class Home:
 
 
 class Shape(NamedTuple):
-    """How a layer is cut: at most so many images, rows and columns of the result in a band.
+    """How a layer is cut: at most so many images, rows and columns of the result in a band, blocks in a group.
 
     `outer` = "groups" loads a group's constants once and runs all bands with them; "bands" loads a band once and runs
     all groups on it. `slots` bands of each streamed tensor are on chip at once.
@@ -69,6 +86,7 @@ class Shape(NamedTuple):
     images: int
     rows: int
     columns: int
+    blocks: int
     outer: Literal["groups", "bands"]
     slots: int
 
@@ -92,11 +110,6 @@ def bands_of(shape: Shape, images: int, tensor: TensorType) -> list[Rectangle]:
         for y, y_count in even_spans(tensor.height, shape.rows)
         for x, x_count in even_spans(tensor.width, shape.columns)
     ]
-
-
-def part_bytes(part: Rectangle, channels: int) -> int:
-    """Bytes of a part of a tensor on chip."""
-    return part.images * part.y_count * part.x_count * channels
 
 
 def transfers(tensor: TensorType, part: Rectangle, channel: int, channels: int) -> Iterator[Transfer]:
@@ -135,6 +148,13 @@ MAX_ROWS = 65535
 """The most rows of one transfer: its field has 16 bits."""
 
 
+def slices(layer: Layer, group: Group, shape: Shape, homes: list[Home]) -> list[tuple[int, int]]:
+    """The channels (first, count) of each operand that a band holds for a group."""
+    if layer.sliced and shape.outer == "groups":
+        return [layer.channels(group)] * len(homes)
+    return [(0, home.tensor.channels) for home in homes]
+
+
 class Staging(NamedTuple):
     """Bytes of one slot of each streamed operand and of the result; 0 for what stays on chip."""
 
@@ -148,16 +168,20 @@ class Staging(NamedTuple):
 
 def staging(layer: Layer, homes: list[Home], result: Home, shape: Shape, images: int) -> Staging:
     """The workspace a plan needs."""
-    bands = bands_of(shape, images, result.tensor)
-    needs = [layer.needs(band) for band in bands]
-    sources = tuple(
-        max(part_bytes(need[k], home.tensor.channels) for need in needs) if home.streamed else 0
-        for k, home in enumerate(homes)
-    )
-    channels = result.tensor.channels
-    if shape.outer == "groups":
-        channels = max(layer.channels(group)[1] for group in range(len(layer.groups)))
-    return Staging(sources, max(part_bytes(band, channels) for band in bands) if result.streamed else 0)
+    tensor = result.tensor
+    most = min(images, shape.images)
+    # What a band needs is a product of rows, which its rows alone decide, and columns.
+    down = [layer.needs(Rectangle(0, most, y, y_count, 0, 1)) for y, y_count in even_spans(tensor.height, shape.rows)]
+    across = [layer.needs(Rectangle(0, most, 0, 1, x, x_count)) for x, x_count in even_spans(tensor.width, shape.columns)]
+    groups = layer.groups(shape.blocks)
+    sources = []
+    for k, home in enumerate(homes):
+        channels = max(slices(layer, group, shape, homes)[k][1] for group in groups)
+        rows, columns = max(need[k].y_count for need in down), max(need[k].x_count for need in across)
+        sources.append(down[0][k].images * rows * columns * channels if home.streamed else 0)
+    channels = max(layer.channels(group)[1] for group in groups) if shape.outer == "groups" else tensor.channels
+    height, width = (even_spans(total, part)[0][1] for total, part in ((tensor.height, shape.rows), (tensor.width, shape.columns)))
+    return Staging(tuple(sources), most * height * width * channels if result.streamed else 0)
 
 
 def allowed(layer: Layer, homes: list[Home], result: Home, shape: Shape) -> bool:
@@ -165,7 +189,7 @@ def allowed(layer: Layer, homes: list[Home], result: Home, shape: Shape) -> bool
 
     A POST reads the residual at the offsets it writes the result at, so that both must have rows of one length.
     """
-    split = shape.columns < result.tensor.width
+    split = shape.columns < result.tensor.width or (shape.outer == "groups" and len(layer.groups(shape.blocks)) > 1)
     return not (isinstance(layer.operation.head, Add) and split and homes[1].streamed != result.streamed)
 
 
@@ -198,14 +222,15 @@ def emit_layer(
         workspace += shape.slots * size
     turn = 0
 
-    def load_band(band: Rectangle) -> list[Place]:
+    def load_band(band: Rectangle, group: Group) -> list[Place]:
         places = []
-        for home, need, base, size in zip(homes, layer.needs(band), bases, sizes.sources, strict=False):
+        needed = zip(homes, layer.needs(band), slices(layer, group, shape, homes), sizes.sources, strict=True)
+        for number, (home, need, (channel, channels), size) in enumerate(needed):
             if home.on_chip is not None:
                 places.append(Place(home.on_chip, home.tensor))
                 continue
-            at = base + turn % shape.slots * size
-            for move in transfers(home.tensor, need, 0, home.tensor.channels):
+            at = bases[number] + turn % shape.slots * size
+            for move in transfers(home.tensor, need, channel, channels):
                 emitter.instructions.append(
                     Load(
                         label=label,
@@ -218,7 +243,7 @@ def emit_layer(
                         buffer_step=move.buffer_step,
                     )
                 )
-            places.append(Place(at, home.tensor, need))
+            places.append(Place(at, home.tensor, need, channel, channels))
         return places
 
     def target(band: Rectangle, channel: int, channels: int) -> Place:
@@ -243,19 +268,19 @@ def emit_layer(
             )
 
     bands = bands_of(shape, images, result.tensor)
-    groups = range(len(layer.groups))
+    groups = layer.groups(shape.blocks)
     if shape.outer == "groups":
         for group in groups:
             constants = layer.load(group)
             for band in bands:
-                places = load_band(band)
+                places = load_band(band, group)
                 place = target(band, *layer.channels(group))
                 layer.emit(group, constants, band, places, place, first_image)
                 store_band(band, place)
                 turn += 1
         return
     for band in bands:
-        places = load_band(band)
+        places = load_band(band, groups[0])
         place = target(band, 0, result.tensor.channels)
         for group in groups:
             layer.emit(group, layer.load(group), band, places, place, first_image)

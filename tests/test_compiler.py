@@ -199,7 +199,8 @@ def test_rectangles_tile_the_result_exactly_and_their_sums_fit(seed):
         covered[r.image : r.image + r.images, r.y : r.y + r.y_count, r.x : r.x + r.x_count] += 1
         _, tall, _, broad = source_extent(r, pool)
         assert r.images * tall * broad <= words
-    assert (covered[first:, y:, x:] == 1).all() and covered.sum() == images * height * width
+    assert (covered[first:, y:, x:] == 1).all()
+    assert covered.sum() == images * height * width
 
 
 @pytest.mark.parametrize("total, most", [(5, 3), (50, 32), (7, 7), (1, 9), (120, 16), (255, 254)])

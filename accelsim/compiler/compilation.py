@@ -1,7 +1,8 @@
 """compile: integer graph + hardware -> program, as a list of passes.
 
 1. check what the machine supports  2. lower: fuse nodes into operations  3. plan: homes of activation tensors, and
-how layers are cut  4. emit: instructions in serial order, constants into the DRAM image  5. synchronise: tokens  6. the static check.
+how layers are cut  4. emit: instructions in serial order, constants into the DRAM image  5. synchronise: tokens
+6. the static check.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from accelsim.compiler.allocation import DramImage, smallest
+from accelsim.compiler.cut_layer import CutLayer
 from accelsim.compiler.elementwise import ElementwiseLayer
 from accelsim.compiler.emission import MAX_IMAGES, Emitter
 from accelsim.compiler.homes import Plan, Planner, lifetimes
 from accelsim.compiler.lowering import Operation, lower
 from accelsim.compiler.macs import MacLayer
 from accelsim.compiler.stationary_inputs import check_swappable, emit_stationary_inputs
-from accelsim.compiler.streaming import Home, Layer, emit_layer
+from accelsim.compiler.streaming import Home, emit_layer
 from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.errors import InputError
@@ -172,13 +174,13 @@ def _emit_groups(
                 emitter.store(operation.label, base, addresses[result.name], images * result.output.size)
 
 
-def _layer_of(emitter: Emitter, operation: Operation) -> Layer:
+def _layer_of(emitter: Emitter, operation: Operation) -> CutLayer:
     if isinstance(operation.head, Mac):
         return MacLayer(emitter, operation)
     return ElementwiseLayer(emitter, operation)
 
 
-def _plan(emitter: Emitter, layers: list[Layer], batch: int) -> Plan:
+def _plan(emitter: Emitter, layers: list[CutLayer], batch: int) -> Plan:
     """Groups as large as fit on chip; where not even one image does, of the size that costs least an image."""
     need = smallest(lifetimes(emitter.graph, layers, 1))
     capacity = emitter.hardware.activation.memory_bytes

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.emission import MAX_IMAGES, Emitter, Place
 from accelsim.compiler.lowering import Operation
 from accelsim.compiler.tiling import Rectangle, input_part, spans
-from accelsim.config import RECORD_BYTES
+from accelsim.config import RECORD_BYTES, TABLE_ENTRIES
 from accelsim.errors import InputError
 from accelsim.ir import Add, AvgPool2d, Clip, MaxPool2d, Table
 from accelsim.isa import Piece, Post, Reduce, Source, pack_records
@@ -22,17 +23,17 @@ class Constants(NamedTuple):
     records: dict[int, int]
 
 
-class ElementwiseLayer:
+class ElementwiseLayer(CutLayer):
     """One pool, addition, clip or table: a POST for each block of channels, which reads its own channels alone."""
 
     sliced = True
 
     def __init__(self, emitter: Emitter, operation: Operation):
-        self.emitter = emitter
-        self.operation = operation
+        super().__init__(emitter, operation)
         head = operation.head
         self._source = emitter.graph.by_name[head.inputs[0]].output
         self._spans = spans(self._source.channels, emitter.hardware.array.columns)
+        self.blocks = len(self._spans)
         self._kernel, self._stride, self._padding = (1, 1), (1, 1), (0, 0, 0, 0)
         if isinstance(head, MaxPool2d | AvgPool2d):
             self._kernel, self._stride, self._padding = head.kernel, head.stride, head.padding
@@ -42,16 +43,11 @@ class ElementwiseLayer:
         """Source words of one result word."""
         return self._kernel[0] * self._kernel[1]
 
-    @property
-    def blocks(self) -> int:
-        """Blocks of channels."""
-        return len(self._spans)
-
-    def groups(self, most: int) -> list[tuple[int, ...]]:
+    def groups(self, most: int) -> list[Group]:
         """Consecutive blocks, at most so many."""
         return [tuple(range(first, first + count)) for first, count in spans(self.blocks, most)]
 
-    def channels(self, group: tuple[int, ...]) -> tuple[int, int]:
+    def channels(self, group: Group) -> tuple[int, int]:
         """First channel of a group, and how many there are."""
         (first, _), (last, lanes) = self._spans[group[0]], self._spans[group[-1]]
         return first, last + lanes - first
@@ -61,7 +57,16 @@ class ElementwiseLayer:
         head = self.operation.head
         return (input_part(head, self._source, rectangle),) * len(head.inputs)
 
-    def load(self, _: tuple[int, ...]) -> Constants:
+    def constant_bytes(self, _: Group) -> list[int]:
+        """Bytes of each LOAD of the layer's constants."""
+        head = self.operation.head
+        scales, lanes = (
+            (2, sum({lanes for _, lanes in self._spans})) if isinstance(head, Add) else (1, self._spans[0][1])
+        )
+        records = [scales * lanes * RECORD_BYTES]
+        return [TABLE_ENTRIES, *records] if isinstance(head, Table) or self.operation.table is not None else records
+
+    def load(self, _: Group) -> Constants:
         """LOAD the table, if there is one, and the records."""
         head, label = self.operation.head, self.operation.label
         table = head if isinstance(head, Table) else self.operation.table
@@ -70,7 +75,7 @@ class ElementwiseLayer:
 
     def emit(
         self,
-        group: tuple[int, ...],
+        group: Group,
         constants: Constants,
         band: Rectangle,
         sources: list[Place],

@@ -95,7 +95,12 @@ class Place:
     """
 
     def __init__(
-        self, base: int, tensor: TensorType, part: Rectangle | None = None, channel: int = 0, channels: int | None = None
+        self,
+        base: int,
+        tensor: TensorType,
+        part: Rectangle | None = None,
+        channel: int = 0,
+        channels: int | None = None,
     ):
         self.base = base
         self.tensor = tensor

@@ -14,7 +14,8 @@ from typing import Literal
 
 from accelsim.compiler.allocation import Lifetime, gap, place, smallest
 from accelsim.compiler.cost import Cost, CostModel
-from accelsim.compiler.streaming import Home, Layer, Shape, allowed, staging
+from accelsim.compiler.cut_layer import CutLayer
+from accelsim.compiler.streaming import Home, Shape, allowed, staging
 from accelsim.config import Hardware
 from accelsim.errors import InputError
 from accelsim.ir import IntegerGraph, TensorType
@@ -48,7 +49,7 @@ class Plan:
 class Planner:
     """Plans one network for groups of `images` images on one machine."""
 
-    def __init__(self, graph: IntegerGraph, layers: Sequence[Layer], hardware: Hardware, images: int):
+    def __init__(self, graph: IntegerGraph, layers: Sequence[CutLayer], hardware: Hardware, images: int):
         self.graph = graph
         self.layers = layers
         self.capacity = hardware.activation.memory_bytes
@@ -162,30 +163,32 @@ class Planner:
         return self._models[step].cost(sources, result, shape, self.images)
 
     def shapes(self, step: int, streamed: Streamed, room: int) -> Iterator[Shape]:
-        """Shapes that fit `room` bytes: of each kind the largest, and those of about a half and a quarter of it.
+        """Shapes that fit `room` bytes: of each kind the largest, and some of about half of it and less.
 
-        Bands are whole images, else whole rows, else parts of rows; the narrower kinds only where no wider one fits
-        with two slots.
+        Kinds are: the blocks of a group, which loop is outer, one slot or two, and bands of whole images or whole rows,
+        of halves of rows, of quarters, and so on.
         """
         layer, tensor = self.layers[step], self.layers[step].operation.result.output
         sources, result = self.homes(step, streamed)
         for blocks, outer in _orders(layer):
             for slots in (2, 1):
-                for family in _families(tensor, self.images):
-                    fitting = [
+
+                def fitting(
+                    family: list[tuple[int, int, int]],
+                    blocks: int = blocks,
+                    outer: Literal["groups", "bands"] = outer,
+                    slots: int = slots,
+                ) -> list[Shape]:
+                    shapes = (Shape(*size, blocks, outer, slots) for size in family)
+                    return [
                         shape
-                        for images, rows, columns in family
-                        for shape in [Shape(images, rows, columns, blocks, outer, slots)]
+                        for shape in shapes
                         if allowed(layer, sources, result, shape) and self._staged(step, streamed, shape) <= room
                     ]
-                    taken = 0
-                    for shape in fitting:
-                        size = shape.images * shape.rows * shape.columns
-                        if taken < 3 and size << taken <= fitting[0].images * fitting[0].rows * fitting[0].columns:
-                            taken += 1
-                            yield shape
-                    if fitting:
-                        break
+
+                yield from _halves(fitting(_whole_rows(tensor, self.images)))
+                for columns in _halvings(tensor.width)[1:]:
+                    yield from _halves(fitting([(1, rows, columns) for rows in _fractions(tensor.height)]))[:2]
 
     def _best(self, step: int, streamed: Streamed, room: int) -> tuple[Cost, Shape]:
         whole = self._whole(step)
@@ -203,36 +206,46 @@ class Planner:
         shapes = [
             Shape(1, 1, columns, blocks, outer, 1) for columns in (1, tensor.width) for blocks, outer in _orders(layer)
         ]
-        return min(
-            self._staged(step, streamed, shape) for shape in shapes if allowed(layer, sources, result, shape)
-        )
+        return min(self._staged(step, streamed, shape) for shape in shapes if allowed(layer, sources, result, shape))
 
     def _whole(self, step: int) -> Shape:
         layer, tensor = self.layers[step], self.layers[step].operation.result.output
         return Shape(self.images, tensor.height, tensor.width, layer.blocks, "groups", 1)
 
 
-def _orders(layer: Layer) -> list[tuple[int, Literal["groups", "bands"]]]:
-    """The blocks of a group, and which loop is outer; fewer blocks only where a band then holds fewer channels."""
+def _orders(layer: CutLayer) -> list[tuple[int, Literal["groups", "bands"]]]:
+    """The blocks of a group, and which loop is outer; with fewer blocks a band holds fewer channels."""
     sizes = sorted({-(-layer.blocks // parts) for parts in (1, 2, 4, layer.blocks)}, reverse=True)
-    orders: list[tuple[int, Literal["groups", "bands"]]] = [(layer.blocks, "groups")]
+    orders: list[tuple[int, Literal["groups", "bands"]]] = [(size, "groups") for size in sizes]
     if len(layer.groups(layer.blocks)) > 1:
         orders.append((layer.blocks, "bands"))
-    if layer.sliced:
-        orders += [(size, "groups") for size in sizes[1:]]
     return orders
 
 
-def _families(tensor: TensorType, images: int) -> list[list[tuple[int, int, int]]]:
-    """(images, rows, columns) of bands, each family from large to small: whole images, whole rows, parts of rows."""
+def _whole_rows(tensor: TensorType, images: int) -> list[tuple[int, int, int]]:
+    """(images, rows, columns) of bands of whole images, then of whole rows, from large to small."""
     height, width = tensor.height, tensor.width
-    whole = [(count, height, width) for count in _fractions(images)]
-    rows = [(1, count, width) for count in _fractions(height)[1:]]
-    parts = sorted(
-        ((1, y, x) for x in _fractions(width)[1:] for y in _fractions(height)),
-        key=lambda shape: (-shape[1] * shape[2], -shape[2]),
-    )
-    return [whole + rows, parts]
+    return [(count, height, width) for count in _fractions(images)] + [
+        (1, count, width) for count in _fractions(height)[1:]
+    ]
+
+
+def _halves(shapes: list[Shape]) -> list[Shape]:
+    """Of shapes from large to small the first, the first of at most half its size, and so on: at most four."""
+    taken: list[Shape] = []
+    for shape in shapes:
+        size = shape.images * shape.rows * shape.columns
+        if not taken or (2 * size <= taken[-1].images * taken[-1].rows * taken[-1].columns and len(taken) < 4):
+            taken.append(shape)
+    return taken
+
+
+def _halvings(total: int) -> list[int]:
+    """total, then half of it rounded up, and so on to 1."""
+    sizes = [total]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
 
 
 def _fractions(total: int) -> list[int]:
@@ -240,7 +253,7 @@ def _fractions(total: int) -> list[int]:
     return sorted({-(-total // pieces) for pieces in range(1, total + 1)}, reverse=True)
 
 
-def lifetimes(graph: IntegerGraph, layers: Sequence[Layer], images: int) -> list[Lifetime]:
+def lifetimes(graph: IntegerGraph, layers: Sequence[CutLayer], images: int) -> list[Lifetime]:
     """Activation tensors of a group of images, with the layers they live through."""
     made = {graph.input.name: 0} | {layer.operation.result.name: layer.operation.label for layer in layers}
     last = dict(made)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.emission import Emitter, Place
 from accelsim.compiler.lowering import Operation
 from accelsim.compiler.tiling import (
@@ -58,10 +59,6 @@ class Packed:
         return self.weights + sum(self.sizes[:block])
 
 
-Group = tuple[int, ...]
-"""Numbers of consecutive blocks of result channels."""
-
-
 class Constants(NamedTuple):
     """What a group of blocks needs beside its activations, loaded: buffer addresses.
 
@@ -77,12 +74,11 @@ class Constants(NamedTuple):
     table: int
 
 
-class MacLayer:
+class MacLayer(CutLayer):
     """One convolution or linear layer, cut to the machine's memories.
 
     Attributes:
         parts: of K; where there are several, each is loaded anew for each rectangle.
-        sliced: whether a block of results reads its own channels alone, so that a band need not hold the others.
 
     Raises:
         InputError: the layer cannot be cut small enough for a buffer; it names buffer, need and remedy.
@@ -91,18 +87,13 @@ class MacLayer:
     def __init__(self, emitter: Emitter, operation: Operation):
         head = operation.head
         assert isinstance(head, Mac)
-        self.emitter = emitter
-        self.operation = operation
+        super().__init__(emitter, operation)
         self.mac = head
         self.packed = _pack(emitter, head)
         self.parts = _parts(self)
         self.sliced = isinstance(head, Conv2d) and head.is_depthwise
+        self.blocks = len(self.packed.blocks)
         self._slot: int | None = None
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of result channels."""
-        return len(self.packed.blocks)
 
     def groups(self, most: int) -> list[Group]:
         """Consecutive blocks, at most so many, whose weights and records come together."""
@@ -117,6 +108,14 @@ class MacLayer:
         """The part of each operand that a rectangle of results needs."""
         source = self.emitter.graph.by_name[self.mac.inputs[0]].output
         return (input_part(self.mac, source, rectangle, self.operation.pool),)
+
+    def constant_bytes(self, group: Group) -> list[int]:
+        """Bytes of each LOAD of a group's constants."""
+        _, count = self.channels(group)
+        sizes = [count * RECORD_BYTES] * (1 if self.packed.biases is None else 2)
+        if len(self.parts) == 1:
+            sizes.append(sum(self.packed.sizes[index] for index in group))
+        return sizes
 
     def load(self, group: Group) -> Constants:
         """LOAD a group's constants in the order they are needed: COMPUTE's weights and biases, then what POST takes."""
@@ -149,7 +148,9 @@ class MacLayer:
                 for number, part in enumerate(self.parts):
                     weights = constants.weights[index] if len(self.parts) == 1 else _load_part(self, index, part)
                     start = Start.ACCUMULATE if number else Start.ZERO if constants.biases is None else Start.BIAS
-                    param = constants.biases + block.first if constants.biases is not None and start == Start.BIAS else 0
+                    param = (
+                        constants.biases + block.first if constants.biases is not None and start == Start.BIAS else 0
+                    )
                     emitter.instructions.append(
                         _compute(
                             self, block, rectangle, part, sources[0],
@@ -160,7 +161,9 @@ class MacLayer:
                             last=int(number == len(self.parts) - 1),
                         )
                     )  # fmt: skip
-                _post(self, block, rectangle, result, first_image, half, constants.records + block.first, constants.table)
+                _post(
+                    self, block, rectangle, result, first_image, half, constants.records + block.first, constants.table
+                )
 
 
 def _pack(emitter: Emitter, mac: Mac) -> Packed:

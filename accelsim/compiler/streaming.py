@@ -8,58 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
+from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.emission import Emitter, Place
-from accelsim.compiler.lowering import Operation
 from accelsim.compiler.tiling import Rectangle, even_spans
 from accelsim.ir import Add, TensorType
 from accelsim.isa import Load, Memory, Store
-
-
-Group = tuple[int, ...]
-"""Numbers of consecutive blocks of result channels that share a LOAD of constants."""
-
-
-class Layer(Protocol):
-    """A layer cut to the machine's memories: blocks of result channels, and how one group of them is emitted.
-
-    `macs.MacLayer` and `elementwise.ElementwiseLayer` are those there are.
-
-    Attributes:
-        operation: what is computed.
-        sliced: whether a block of results reads its own channels alone.
-    """
-
-    operation: Operation
-    sliced: bool
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of result channels."""
-        ...
-
-    def groups(self, most: int) -> list[Group]:
-        """Consecutive blocks, at most so many, whose constants fit on chip together."""
-        ...
-
-    def channels(self, group: Group) -> tuple[int, int]:
-        """First result channel of a group, and how many there are."""
-        ...
-
-    def needs(self, rectangle: Rectangle) -> tuple[Rectangle, ...]:
-        """The images, rows and columns of each operand that a rectangle of results needs."""
-        ...
-
-    def load(self, group: Group) -> Any:
-        """LOAD a group's constants; the result goes to `emit`."""
-        ...
-
-    def emit(
-        self, group: Group, constants: Any, band: Rectangle, sources: list[Place], result: Place, first_image: int
-    ) -> None:
-        """Emit a band of a group's channels."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -141,14 +96,16 @@ def transfers(tensor: TensorType, part: Rectangle, channel: int, channels: int) 
             yield Transfer(first, 0, down, part.images, tensor.height * row, down)
         return
     for image in range(part.images):
-        yield Transfer(first + image * tensor.height * row, image * part.y_count * across, across, part.y_count, row, across)
+        yield Transfer(
+            first + image * tensor.height * row, image * part.y_count * across, across, part.y_count, row, across
+        )
 
 
 MAX_ROWS = 65535
 """The most rows of one transfer: its field has 16 bits."""
 
 
-def slices(layer: Layer, group: Group, shape: Shape, homes: list[Home]) -> list[tuple[int, int]]:
+def slices(layer: CutLayer, group: Group, shape: Shape, homes: list[Home]) -> list[tuple[int, int]]:
     """The channels (first, count) of each operand that a band holds for a group."""
     if layer.sliced and shape.outer == "groups":
         return [layer.channels(group)] * len(homes)
@@ -166,25 +123,21 @@ class Staging(NamedTuple):
         return slots * (sum(self.sources) + self.result)
 
 
-def staging(layer: Layer, homes: list[Home], result: Home, shape: Shape, images: int) -> Staging:
+def staging(layer: CutLayer, homes: list[Home], result: Home, shape: Shape, images: int) -> Staging:
     """The workspace a plan needs."""
-    tensor = result.tensor
     most = min(images, shape.images)
-    # What a band needs is a product of rows, which its rows alone decide, and columns.
-    down = [layer.needs(Rectangle(0, most, y, y_count, 0, 1)) for y, y_count in even_spans(tensor.height, shape.rows)]
-    across = [layer.needs(Rectangle(0, most, 0, 1, x, x_count)) for x, x_count in even_spans(tensor.width, shape.columns)]
     groups = layer.groups(shape.blocks)
-    sources = []
-    for k, home in enumerate(homes):
-        channels = max(slices(layer, group, shape, homes)[k][1] for group in groups)
-        rows, columns = max(need[k].y_count for need in down), max(need[k].x_count for need in across)
-        sources.append(down[0][k].images * rows * columns * channels if home.streamed else 0)
-    channels = max(layer.channels(group)[1] for group in groups) if shape.outer == "groups" else tensor.channels
-    height, width = (even_spans(total, part)[0][1] for total, part in ((tensor.height, shape.rows), (tensor.width, shape.columns)))
-    return Staging(tuple(sources), most * height * width * channels if result.streamed else 0)
+    widest = max(groups, key=lambda group: layer.channels(group)[1])
+    rows, columns = layer.most(0, shape.rows), layer.most(1, shape.columns)
+    sources = tuple(
+        most * rows[k] * columns[k] * slices(layer, widest, shape, homes)[k][1] if home.streamed else 0
+        for k, home in enumerate(homes)
+    )
+    channels = layer.channels(widest)[1] if shape.outer == "groups" else result.tensor.channels
+    return Staging(sources, most * rows[-1] * columns[-1] * channels if result.streamed else 0)
 
 
-def allowed(layer: Layer, homes: list[Home], result: Home, shape: Shape) -> bool:
+def allowed(layer: CutLayer, homes: list[Home], result: Home, shape: Shape) -> bool:
     """Whether the layer can be cut so.
 
     A POST reads the residual at the offsets it writes the result at, so that both must have rows of one length.
@@ -195,7 +148,7 @@ def allowed(layer: Layer, homes: list[Home], result: Home, shape: Shape) -> bool
 
 def emit_layer(
     emitter: Emitter,
-    layer: Layer,
+    layer: CutLayer,
     homes: list[Home],
     result: Home,
     shape: Shape,

@@ -89,9 +89,7 @@ def even_spans(total: int, most: int) -> list[tuple[int, int]]:
     return spans(total, -(-total // pieces))
 
 
-def rectangles(
-    whole: Rectangle, window: tuple[int, int], stride: tuple[int, int], words: int
-) -> Iterator[Rectangle]:
+def rectangles(whole: Rectangle, window: tuple[int, int], stride: tuple[int, int], words: int) -> Iterator[Rectangle]:
     """Cut a rectangle of a result into rectangles whose source positions are at most `words` accumulator words.
 
     Args:

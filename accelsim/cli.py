@@ -482,6 +482,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = _source(arguments, arguments.workload)
     if source.dataset is None:
         raise InputError(f"{arguments.workload}: its images have no labels; give --data NAME of a data set")
+    if source.seeded:
+        raise InputError(f"{arguments.workload}: nobody trained its weights, so its accuracy means nothing; use run")
     found = load_images(source, arguments.data, count)
     assert found.labels is not None
     with _progress(len(found.images)) as progress:
@@ -909,7 +911,9 @@ def _list(_: argparse.Namespace) -> int:
     print("workloads")
     for name in workloads.names():
         info = workloads.describe(name)
-        print(f"  {name:<16} {info.summary} ({info.dataset}, float accuracy {100 * info.float_accuracy:.2f} %)")
+        accuracy = info.float_accuracy
+        known = "seeded, not trained" if accuracy is None else f"float accuracy {100 * accuracy:.2f} %"
+        print(f"  {name:<16} {info.summary} ({info.dataset}, {known})")
     for kind in ("hardware", "energy", "quantization", "studies"):
         print(f"{kind}\n  {'  '.join(preset_names(kind))}")
     print("sweeps")

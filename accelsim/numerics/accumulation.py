@@ -318,9 +318,11 @@ def _add_stretches(
             rise = _exact_product(np.maximum(part, 0), np.maximum(weights, 0))
             rise += _exact_product(np.minimum(part, 0), np.minimum(weights, 0))
             rows, lanes = np.nonzero((s + rise > form.maximum) | (s + product - rise < form.minimum))
-            sums = s[rows, lanes]
+            own = lanes if part.shape[2] > 1 else np.zeros_like(lanes)
+            sums: npt.NDArray[Any] = s[rows, lanes]
             for k in range(weights.shape[0]):
-                sums = form.saturate(sums + part[rows, k, lanes if part.shape[2] > 1 else 0] * weights[k, lanes])
+                exact: npt.NDArray[np.int64] = sums + part[rows, k, own] * weights[k, lanes]
+                sums = form.saturate(exact)
             total[rows, lanes] = sums
         s = total
     return s

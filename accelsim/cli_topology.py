@@ -1,4 +1,4 @@
-"""SCALE-Sim topologies on the command line: a file of layers run one by one, and `accelsim topology`, which writes one."""
+"""SCALE-Sim topologies on the command line: a file's layers run one by one; `accelsim topology`, which writes a file."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def run_topology(
                 f"{workload}:{names[0]}"
             )
     sources = [
-        find_workload(
-            f"{workload}:{name}", quantization=scheme, data=arguments.data, calibration=arguments.calibration
-        )
+        find_workload(f"{workload}:{name}", quantization=scheme, data=arguments.data, calibration=arguments.calibration)
         for name in names
     ]
     # Compiled first, so that a layer that does not fit is refused before others take their time.

@@ -74,7 +74,8 @@ def test_version(capsys):
         (
             ["run", "lenet5_digits", "--set", "array.dataflow=is"],
             "lenet5_digits: array.dataflow = 'is' runs a single linear layer, or a 1x1 convolution over one row, "
-            "without a table, because it takes its inputs from DRAM in columns; this graph has 5 layers, the first a conv2d; use 'ws' or 'os'",
+            "without a table, because it takes its inputs from DRAM in columns; this graph has 5 layers, the first a "
+            "conv2d; use 'ws' or 'os'",
         ),
         (
             ["run", "lenet5_digits", "--set", "activation.memory_bytes=2000"],

@@ -303,8 +303,6 @@ def topology_text(shapes: Sequence[Shape]) -> str:
             rows.append((shape.name, shape.m, shape.n, shape.k))
         else:
             kernel = (shape.kernel_height, shape.kernel_width)
-            rows.append(
-                (shape.name, shape.height, shape.width, *kernel, shape.channels, shape.filters, shape.stride)
-            )
+            rows.append((shape.name, shape.height, shape.width, *kernel, shape.channels, shape.filters, shape.stride))
     header = PRODUCT_COLUMNS if isinstance(shapes[0], Product) else CONVOLUTION_COLUMNS
     return "".join(",".join(map(str, row)) + ",\n" for row in [header, *rows])

@@ -87,5 +87,3 @@ def random_images(graph: IntegerGraph, count: int, *, seed: int = 0) -> npt.NDAr
 def _tensor(shape: tuple[int, int, int], scale: float) -> TensorType:
     height, width, channels = shape
     return TensorType(height=height, width=width, channels=channels, scale=scale)
-
-

@@ -64,7 +64,7 @@ class GridRun:
         captures: counted as they happened; bytes for buffers, words' elements for the accumulator memory.
         overflows: additions whose exact result left its range.
         psum_min, psum_max: extremes of the exact sums and of the start values; None if nothing was added.
-        span: of each instruction, the first weight load (ws) or issue (os), and the last product's wave at PE(R-1, C-1).
+        span: of each instruction, first weight load (ws) or issue (os), and the last product's wave at PE(R-1, C-1).
     """
 
     issue: list[int]

@@ -50,13 +50,12 @@ def show_topology(report: dict[str, Any], hardware: Hardware) -> str:
     header = ["layer", "op", "cycles", "array span", "MACs", "util %", "DRAM B", "energy"]
     lines = [
         f"{report['workload']} on {describe_hardware(hardware)}",
-        f"batch {report['batch']}; {len(report['layers'])} layers that do not depend on one another, with random values",
+        f"batch {report['batch']}; {len(report['layers'])} independent layers with random values",
         "",
         *table(header, rows, left=2),
         "",
-        f"cycles       {totals['cycles']:,} ({totals['milliseconds']:,.3f} ms at {hardware.clock_mhz:g} MHz), the layers "
-        "one after the other",
-        f"array span   {totals['array_span_cycles']:,} cycles between each layer's first load or read and its last product",
+        f"cycles       {totals['cycles']:,} ({totals['milliseconds']:,.3f} ms at {hardware.clock_mhz:g} MHz)",
+        f"array span   {totals['array_span_cycles']:,} cycles from each layer's first load or read to its last product",
         f"energy       {totals['energy']:,.1f} {totals['energy_unit']} ({totals['energy_table']})",
         f"bit_exact: {str(report['bit_exact']).lower()} ({report['images_checked']} images of each layer)",
     ]

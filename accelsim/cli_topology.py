@@ -1,4 +1,4 @@
-"""SCALE-Sim topologies on the command line: a file's layers run one by one; `accelsim topology`, which writes a file."""
+"""SCALE-Sim topologies on the command line: their layers run one by one; `accelsim topology`."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def shape_of(row: str, header: str = CONVOLUTIONS.splitlines()[0], *, folder: Pa
         (CONVOLUTIONS.splitlines()[0].strip(","), "c,9,8,3,2,4,5,2"),
         ("Layer name,IFMAP Height,IFMAP Width,Filter Height,Filter Width,Channels,Num Filter,Strides,, Target",
          "c,9,8,3,2,4,5,2, NPU"),
-        ("\ufefflayer, ifmap_height, ifmap_width, filter_height, filter_width, channel, num_filters, stride, Batch Size,",
+        ("\ufefflayer, ifmap_height, ifmap_width, filter_height, filter_width, channel, num_filters, stride, Batch,",
          "c, 9, 8, 3, 2, 4, 5, 2, 1,"),
         (CONVOLUTIONS.splitlines()[0] + " Sparsity", "c, 9, 8, 3, 2, 4, 5, 2, 1:1,"),
         (CONVOLUTIONS.splitlines()[0] + "\n,,,,,,,,\n", "c, 9, 8, 3, 2, 4, 5, 2,#dw\r\n\r\n ,"),
@@ -292,7 +292,8 @@ HEADER = CONVOLUTIONS.splitlines()[0]
         (f"{HEADER} Batch,\nc1, 32, 32, 5, 5, 1, 6, 1, 4,\n",
          "{}: line 2: Batch = '4' must be 1; give the batch to the command, as --batch"),
         ("Layer,M,N,K,\nbig,60000,2,60000,\n",
-         "{}: line 2: layer 'big' has a tensor of 3600000000 elements, which must be at most 67108864; use smaller sizes"),
+         "{}: line 2: layer 'big' has a tensor of 3600000000 elements, which must be at most 67108864; use smaller "
+         "sizes"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_in_one_line(tmp_path, text, message):

@@ -27,6 +27,8 @@ from accelsim.machine import Accelerator
 from accelsim.pipeline import run_checked, save_compiled
 from accelsim.report.document import array_span
 
+FORMATS = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+
 # --- cycles -----------------------------------------------------------------------------------------------------------
 
 LENET5 = [(784, 25, 6), (100, 150, 16), (1, 400, 120), (1, 120, 84), (1, 84, 10)]
@@ -358,7 +360,10 @@ def net(tmp_path, monkeypatch) -> str:
 def test_run_takes_every_layer_and_sums_up(net, capsys):
     assert main(["run", net, "--hardware", "scalesim_8x8", "--batch", "2", "--json", "out.json"]) == 0
     text, report = capsys.readouterr().out, json.loads(Path("out.json").read_text())
-    assert report["format"] == "accelsim-topology"
+    assert (report["format"], report["version"]) == ("accelsim-topology", 1)
+    rows = re.findall(r"^\| (`.*?) \|", FORMATS.split("| key of a topology |")[1], re.MULTILINE)
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == report.keys() - {"format", "version"}
+    assert report["totals"].keys() <= set(re.findall(r"`(\w+)`", FORMATS.split("| `totals` | sums")[1]))
     assert [layer["name"] for layer in report["layers"]] == ["a", "b"]
     for layer in report["layers"]:
         assert main(["run", f"{net}:{layer['name']}", "--hardware", "scalesim_8x8", "--batch", "2", "--json", "1"]) == 0
@@ -425,3 +430,32 @@ def test_topology_writes_lenet5_as_convolutions_and_products(tmp_path, monkeypat
 def test_a_default_scheme_is_no_scheme():
     shape = Product(name="gemm", m=3, k=4, n=5)
     assert topology_graph(shape).requantization == topology_graph(shape, QuantizationScheme()).requantization
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "coming-from-scalesim.md").read_text(encoding="utf-8")
+LENET5_LAYERS = {
+    "c1": ("c1, 32, 32, 5, 5, 1, 6, 1,", LENET5[0]),
+    "c3": ("c3, 14, 14, 5, 5, 6, 16, 1,", LENET5[1]),
+    "c5": ("c5, 5, 5, 5, 5, 16, 120, 1,", LENET5[2]),
+    "f6": ("f6, 1, 1, 1, 1, 120, 84, 1,", LENET5[3]),
+    "output": ("output, 1, 1, 1, 1, 84, 10, 1,", LENET5[4]),
+}
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_the_pages_worked_example_is_what_runs(tmp_path, dataflow):
+    found = re.search(rf"^\| {dataflow} \| SCALE-Sim prints .*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    assert found
+    rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in found[1].splitlines()]
+    assert [row[0] for row in rows] == list(LENET5_LAYERS)
+    for name, *numbers in rows:
+        row, sizes = LENET5_LAYERS[name]
+        graph = topology_graph(shape_of(row, folder=tmp_path))
+        expected = [scalesim_cycles(*sizes, 8, 8, dataflow) - 1, span(product(*sizes), 8, dataflow)]
+        for serial in ("true", "false"):
+            changes = [f"array.dataflow={dataflow}", f"array.serial_tiles={serial}"]
+            program = compile_graph(graph, load_hardware("scalesim_8x8", changes))
+            expected.append(array_span(Accelerator(program).run(values=False).timeline, 0))
+        assert [int(number.replace(",", "")) for number in numbers] == expected, name

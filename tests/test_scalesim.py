@@ -25,7 +25,7 @@ from accelsim.ir import IntegerGraph, Mac, evaluate, quantize_input
 from accelsim.isa import Compute, load_program
 from accelsim.machine import Accelerator
 from accelsim.pipeline import run_checked, save_compiled
-from accelsim.report.document import array_span
+from accelsim.report.document import array_spans
 
 FORMATS = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 
@@ -55,7 +55,7 @@ def product(m: int, k: int, n: int) -> IntegerGraph:
 def span(graph: IntegerGraph, array: int, dataflow: str) -> int:
     hardware = load_hardware(f"scalesim_{array}x{array}", [f"array.dataflow={dataflow}"])
     run = Accelerator(compile_graph(graph, hardware)).run(values=False)
-    return array_span(run.timeline, 0)
+    return array_spans(run.timeline)[0]
 
 
 def skewed(rows: int, columns: int) -> int:
@@ -102,7 +102,7 @@ def test_the_array_need_not_be_square(dataflow):
     assert {i.serial for i in program.instructions if isinstance(i, Compute)} == {1}
     outcome = run_checked(program, graph, quantize_input(graph, random_images(graph, 1)))
     assert outcome.mismatch is None
-    assert array_span(outcome.timed.timeline, 0) == scalesim_cycles(m, k, n, 6, 10, dataflow)
+    assert array_spans(outcome.timed.timeline)[0] == scalesim_cycles(m, k, n, 6, 10, dataflow)
 
 
 def test_tiles_that_overlap_take_fewer_cycles():
@@ -111,7 +111,7 @@ def test_tiles_that_overlap_take_fewer_cycles():
         changes = [f"array.dataflow={dataflow}", "array.serial_tiles=false"]
         program = compile_graph(product(m, k, n), load_hardware("scalesim_8x8", changes))
         assert not any(i.serial for i in program.instructions if isinstance(i, Compute))
-        overlapping = array_span(Accelerator(program).run(values=False).timeline, 0)
+        overlapping = array_spans(Accelerator(program).run(values=False).timeline)[0]
         assert overlapping < scalesim_cycles(m, k, n, 8, 8, dataflow)
 
 
@@ -457,5 +457,5 @@ def test_the_pages_worked_example_is_what_runs(tmp_path, dataflow):
         for serial in ("true", "false"):
             changes = [f"array.dataflow={dataflow}", f"array.serial_tiles={serial}"]
             program = compile_graph(graph, load_hardware("scalesim_8x8", changes))
-            expected.append(array_span(Accelerator(program).run(values=False).timeline, 0))
+            expected.append(array_spans(Accelerator(program).run(values=False).timeline)[0])
         assert [int(number.replace(",", "")) for number in numbers] == expected, name

@@ -2,12 +2,12 @@
 
     python benchmarks/scalesim_resnet18.py [--scalesim PYTHON] [--arrays 128,32] [--dataflows ws,os] [--repeat 3]
 
-For each array and dataflow: `accelsim compile` once, its time stated beside; then `accelsim simulate DIR`: with values and
-every tensor checked against a second evaluation; with values alone (--no-check); and without values (--timing-only). Where ``--scalesim
-PYTHON`` names an interpreter that has scalesim==3.0.0 (with numpy<2.4), SCALE-Sim runs the network's layers, as
-`accelsim topology` writes them, without traces; it computes no values. Medians of user and system time of the process,
-and the most memory it held; ratios are SCALE-Sim's time to ours. Targets: at least 100 with values under 1.5 GB, and 5
-times that timing-only.
+For each array and dataflow: `accelsim compile` once, its time stated beside; then `accelsim simulate DIR` with values,
+every tensor checked against a second evaluation; with values alone (--no-check); and without values (--timing-only).
+Where ``--scalesim PYTHON`` names an interpreter that has scalesim==3.0.0 (with numpy<2.4), SCALE-Sim runs the network's
+layers, as `accelsim topology` writes them, without traces; it computes no values. Medians of user and system time of
+the process, and the most memory it held; ratios are SCALE-Sim's time to ours. Targets: at least 100 with values under
+1.5 GB, and 5 times that timing-only.
 
 SCALE-Sim takes minutes a run: ``--peer-repeat`` says how many (default: 1). ``--hardware`` is the rest of the machine.
 """

@@ -459,3 +459,16 @@ def test_the_pages_worked_example_is_what_runs(tmp_path, dataflow):
             program = compile_graph(graph, load_hardware("scalesim_8x8", changes))
             expected.append(array_spans(Accelerator(program).run(values=False).timeline)[0])
         assert [int(number.replace(",", "")) for number in numbers] == expected, name
+
+
+def test_the_packages_figures_in_the_results_are_the_folds_less_one():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    found = re.search(r"^\| M, K, N \| (.*) \|\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert found
+    machines = [(int(size), dataflow) for size, dataflow in re.findall(r"\d+×(\d+) (\w\w)", found[1])]
+    rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in found[2].splitlines()]
+    assert (len(machines), len(rows)) == (4, 10)
+    for sizes, *printed in rows:
+        m, k, n = map(int, sizes.split(", "))
+        expected = [scalesim_cycles(m, k, n, size, size, dataflow) - 1 for size, dataflow in machines]
+        assert [int(number.replace(",", "")) for number in printed] == expected

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from accelsim import __version__
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
+from accelsim.cli_topology import run_topology, topology, topology_arguments
 from accelsim.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -128,7 +129,10 @@ def _build_parser() -> _Parser:
 # Arguments ----------------------------------------------------------------------------------------------------
 
 
-WORKLOAD_HELP = "a shipped name, a graph or program directory, a quantised file.onnx, or file.py:function"
+WORKLOAD_HELP = (
+    "a shipped name, a graph or program directory, a quantised file.onnx, file.py:function, or file.csv:layer of a "
+    "SCALE-Sim topology"
+)
 
 
 def _hardware_arguments(parser: argparse.ArgumentParser, default: str = "default_16x16") -> None:
@@ -416,12 +420,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from accelsim.ir import quantize_input
     from accelsim.pipeline import run_checked
     from accelsim.report import dump_tensors
+    from accelsim.sources import topology_layers
 
     _positive("--batch", arguments.batch)
     count = arguments.batch if arguments.images is None else _positive("--images", arguments.images)
     _check_destinations(arguments)
     energy = load_energy(arguments.energy)
     hardware = _hardware(arguments)
+    if len(names := topology_layers(arguments.workload)) > 1:
+        return run_topology(arguments, names, hardware, energy, _scheme(arguments, arguments.workload))
     source = _source(arguments, arguments.workload)
     images, labels = _images(arguments, source, count, exactly=arguments.images is not None)
     program = compile_graph(source.graph, hardware, arguments.batch)
@@ -938,15 +945,21 @@ def _hardware(arguments: argparse.Namespace) -> Hardware:
 
 
 def _source(arguments: argparse.Namespace, workload: str) -> Source:
-    from accelsim.config import load_quantization
     from accelsim.sources import find_workload
 
     _refuse_settled(arguments, workload)
-    scheme = None
-    if arguments.quantization is not None or arguments.quantization_set:
-        default = "onnx" if workload.endswith(".onnx") else "int8"
-        scheme = load_quantization(arguments.quantization or default, arguments.quantization_set)
+    scheme = _scheme(arguments, workload)
     return find_workload(workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration)
+
+
+def _scheme(arguments: argparse.Namespace, workload: str) -> QuantizationScheme | None:
+    """The scheme the user asks for; None where they ask for none."""
+    from accelsim.config import load_quantization
+
+    if arguments.quantization is None and not arguments.quantization_set:
+        return None
+    default = "onnx" if workload.endswith(".onnx") else "int8"
+    return load_quantization(arguments.quantization or default, arguments.quantization_set)
 
 
 _SETTLED = ("quantization", "quantization_set", "calibration")
@@ -1271,6 +1284,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     "run": (_run, "compile, simulate, check every bit against the reference, report", _run_arguments),
     "compile": (_compile, "write a program directory", _compile_arguments),
     "quantize": (_quantize, "write a workload's integer graph", _quantize_arguments),
+    "topology": (topology, "write a workload's layers as a SCALE-Sim topology", topology_arguments),
     "export": (_export, "write a workload's integer graph as ONNX in QDQ form", _export_arguments),
     "evaluate": (_evaluate, "accuracy and confusions on test images, on the fast engine", _evaluate_arguments),
     "accumulator": (

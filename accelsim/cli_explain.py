@@ -37,7 +37,8 @@ def explain(arguments: argparse.Namespace) -> int:
     from accelsim.explore.explanation import explain as explain_program
     from accelsim.explore.explanation import find_layer
     from accelsim.files import check_file, is_standard_output, write_json
-    from accelsim.report.explanation import build_explanation, show_explanation
+    from accelsim.report.explanation import build_explanation
+    from accelsim.report.explanation_text import show_explanation
 
     if arguments.batch < 1:
         raise InputError(f"--batch {arguments.batch}: must be at least 1")

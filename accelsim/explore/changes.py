@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from accelsim.compiler import compile_graph
 from accelsim.compiler.synchronisation import synchronise
@@ -57,23 +57,21 @@ class Change:
 
     def says(self, subject: Subject) -> str | None:
         """Exactly what changes in a subject; None where nothing would."""
-        hardware = subject.program.hardware
+        program, hardware = subject.program, subject.program.hardware
+        if self.rewrite is _without_weight_loads:
+            size = sum(x.rows * x.row_bytes for x in program.instructions if _is_weight_load(x, program))
+            buffer = weight_memory(program).name.lower()
+            held = getattr(hardware, buffer).memory_bytes
+            return f"no LOAD of weights ({size:,} bytes; {buffer} buffer: {held:,})" if size else None
+        if self.rewrite is _shortest_posts:
+            posts = sum(isinstance(x, Post) for x in program.instructions)
+            return f"each of {posts:,} POSTs does one value, in {SHORTEST_POST} cycles" if posts else None
+        if self.batch > 1:
+            batch = program.batch
+            return f"batch {batch} -> {self.batch * batch}; cycles per {f'{batch} images' if batch > 1 else 'image'}"
         settings = self.settings(hardware)
         if settings is None:
             return None
-        if self.rewrite is _without_weight_loads:
-            size = sum(x.rows * x.row_bytes for x in subject.program.instructions if _loads_weights(x, subject.program))
-            if not size:
-                return None
-            buffer = weight_memory(subject.program).name.lower()
-            held = getattr(hardware, buffer).memory_bytes
-            return f"no LOAD of weights ({size:,} bytes; the {buffer} buffer has {held:,})"
-        if self.rewrite is _shortest_posts:
-            posts = sum(isinstance(x, Post) for x in subject.program.instructions)
-            return f"each of {posts:,} POSTs handles one value, in {SHORTEST_POST} cycles" if posts else None
-        if self.batch > 1:
-            batch = subject.program.batch
-            return f"batch {batch} -> {self.batch * batch}; cycles are those for {batch} image{'s' * (batch > 1)}"
         return self.words or ", ".join(f"{key} {_value(hardware, key)} -> {value}" for key, value in settings.items())
 
     def needs_compilation(self, hardware: Hardware) -> bool:
@@ -161,7 +159,7 @@ def _buffers(hardware: Hardware) -> Settings:
 # Programs -----------------------------------------------------------------------------------------------------
 
 
-def _loads_weights(instruction: Instruction, program: Program) -> bool:
+def _is_weight_load(instruction: Instruction, program: Program) -> TypeGuard[Load]:
     return (
         isinstance(instruction, Load)
         and not isinstance(instruction, Store)
@@ -171,7 +169,7 @@ def _loads_weights(instruction: Instruction, program: Program) -> bool:
 
 def _without_weight_loads(program: Program) -> tuple[Instruction, ...]:
     """The program as if its weights lay in the buffer from the start: their LOADs gone, the tokens derived anew."""
-    kept = [replace(x, wait=0, signal=0) for x in program.instructions if not _loads_weights(x, program)]
+    kept = [replace(x, wait=0, signal=0) for x in program.instructions if not _is_weight_load(x, program)]
     return synchronise(kept)
 
 

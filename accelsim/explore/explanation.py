@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from accelsim.compiler import compile_graph
-from accelsim.errors import InputError, did_you_mean
+from accelsim.errors import InputError, did_you_mean, printable
 from accelsim.explore.changes import CHANGES, RELIEF, Change, Subject
-from accelsim.explore.measured import LayerTime, Measured, measure
+from accelsim.explore.measured import Bound, LayerTime, Measured, measure
 from accelsim.ir import IntegerGraph
 from accelsim.isa import Compute, Instruction, Load, Post, Program, Unit
 from accelsim.machine import Accelerator, Issued
@@ -145,7 +145,7 @@ def explain(
     Raises:
         InputError: the static check refuses the program.
     """
-    measured = measure(program)
+    measured = measure(program, paths=True)
     machine = Accelerator(program)
     run = machine.run(values=False)
     found = Explanation(
@@ -187,7 +187,9 @@ def find_layer(program: Program, name: str) -> int:
         if name in layer.nodes:
             return label
     names = [layer.name for layer in program.layers]
-    shown = ", ".join(names[:MOST_NAMES]) + (f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    shown = printable(", ".join(names[:MOST_NAMES])) + (
+        f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    )
     nodes = [node for layer in program.layers for node in layer.nodes]
     raise InputError(
         f"--layer {name}: {program.name} has no such layer{did_you_mean(name, [*names, *nodes])}; layers: {shown}"
@@ -247,22 +249,22 @@ def _try(found: Explanation, before: Subject, changes: tuple[Change, ...]) -> No
 
 
 def _try_together(found: Explanation, subject: Subject, label: int) -> None:
-    """Where relief of the bound leaves another in its place, try the relief of both: ties show only then."""
-    bound = found.time(label).bound
-    first = found.best(label, RELIEF[bound]) or _tried(found, RELIEF[bound])
+    """Relief of the bound and of the one that then takes its place: what is nearly as long shows only then."""
+    first = _relief(found, label, RELIEF[found.time(label).bound])
     if first is None:
         return
     then = first.layers[label].bound
-    second = found.best(label, RELIEF[then]) or _tried(found, RELIEF[then])
-    if then is bound or second is None or second is first:
+    second = _relief(found, label, tuple(key for key in RELIEF[then] if key not in first.keys))
+    if second is None or then is Bound.FILLING:  # one shape undoes another
         return
     by_key = {change.key: change for change in CHANGES}
     _try(found, subject, (by_key[first.keys[0]], by_key[second.keys[0]]))
 
 
-def _tried(found: Explanation, keys: tuple[str, ...]) -> WhatIf | None:
-    """The first of some changes that could be tried."""
-    return next((one for one in found.what_ifs if one.keys[0] in keys and one.impossible is None), None)
+def _relief(found: Explanation, label: int, keys: tuple[str, ...]) -> WhatIf | None:
+    """The best of some changes, or the first that could be tried where none helps alone."""
+    possible = (one for one in found.what_ifs if one.keys[0] in keys and one.impossible is None)
+    return found.best(label, keys) or next(possible, None)
 
 
 def _as_before(before: Program, after: Program, measured: Measured) -> list[LayerTime]:
@@ -327,4 +329,3 @@ def _shape_of(instruction: Instruction) -> tuple[object, ...]:
         case Load():
             return (instruction.UNIT, instruction.memory, instruction.rows, instruction.row_bytes)
     raise TypeError(f"{type(instruction).__name__} is not an instruction")
-

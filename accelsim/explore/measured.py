@@ -55,7 +55,7 @@ class LayerTime:
         filled: PE-cycles with a product over the cycles that `Bound.ARRAY` stands for, in units of one PE.
         pes: of the array.
         passes: (first, last) cycle of each pass that has any.
-        path: steps of the longest pass; kept for the layer that is asked for.
+        path: steps of the longest pass; kept where asked for.
     """
 
     pes: int
@@ -130,8 +130,13 @@ def weight_memory(program: Program) -> Memory:
     return Memory.ACTIVATION if program.input.layout == "columns" else Memory.WEIGHT
 
 
-def measure(program: Program) -> Measured:
-    """Time a program by its longest path, and attribute every cycle of every layer to one cause; linear in its size."""
+def measure(program: Program, *, paths: bool = False) -> Measured:
+    """Time a program by its longest path, and attribute every cycle of every layer to one cause; linear in its size.
+
+    Args:
+        program: any that the static check accepts.
+        paths: keep `LayerTime.path`.
+    """
     instructions, hardware = program.instructions, program.hardware
     _ = program.order  # the static check, which the longest path relies on
     schedule = longest_path(instructions, hardware)
@@ -149,7 +154,7 @@ def measure(program: Program) -> Measured:
         path = attribution.path(last, begin)
         layer = layers[label]
         layer.passes.append((begin, end))
-        if end - begin + 1 > sum(step.cycles for step in layer.path):
+        if paths and end - begin + 1 > sum(step.cycles for step in layer.path):
             layer.path = path
         for total in (layer, run):
             total.cycles += end - begin + 1

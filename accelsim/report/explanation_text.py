@@ -353,7 +353,7 @@ def _table(header: list[str], rows: list[list[str]], *, flush_left: tuple[int, .
 
 
 def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH)
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False, break_long_words=False)  # names and paths stay whole
 
 
 def _cycles(count: int) -> str:

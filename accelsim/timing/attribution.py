@@ -98,15 +98,26 @@ class Attribution:
     def _start(self, index: int) -> tuple[int, int]:
         """From which cycle on an instruction decides its own end, and the instruction that decided that cycle.
 
-        A weight-stationary stream that began later than its own weights were there began when the one before ended.
+        A weight-stationary stream that began later than its own weights were there began when the one before ended. And
+        where a COMPUTE issued as soon as the one before let it, its weights enter while that one's last words stream:
+        those cycles are the stream's.
         """
         instruction = self._instructions[index]
-        issue = self._schedule.issue[index]
+        issue, cause = self._schedule.issue[index], self._schedule.cause[index]
         if isinstance(instruction, Compute) and not instruction.output_stationary:
-            stream = self.first_word(index)
-            if stream > issue + self._shape.rows:
-                return stream, self._compute_before[index]
-        return issue, self._schedule.cause[index]
+            before, first_word = self._compute_before[index], self.first_word(index)
+            if first_word > issue + self._shape.rows:
+                return first_word, before
+            if cause == before >= 0:
+                return max(issue, min(self._stream_end(before), first_word)), before
+        return issue, cause
+
+    def _stream_end(self, index: int) -> int:
+        """The cycle after a COMPUTE's last word."""
+        compute = self._instructions[index]
+        assert isinstance(compute, Compute)
+        stream = stream_of(compute, self._shape)
+        return self.first_word(index) + (stream.tiles - 1) * stream.period + stream.last
 
     def first_word(self, index: int) -> int:
         """The cycle in which a COMPUTE streams its first word."""

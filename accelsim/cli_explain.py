@@ -64,7 +64,7 @@ def _program(arguments: argparse.Namespace) -> tuple[Program, IntegerGraph | Non
     from accelsim.compiler import compile_graph
 
     folder = Path(arguments.workload)
-    quick = "--quick" if arguments.quick else None
+    quick = "--quick is given" if arguments.quick else None
     if (folder / "program.bin").exists():
         options = ("hardware", "set", "quantization", "quantization_set", "data", "calibration", "batch")
         _refuse_given(arguments, options, f"{folder} is compiled already; give its workload instead")

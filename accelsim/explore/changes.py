@@ -72,7 +72,18 @@ class Change:
         settings = self.settings(hardware)
         if settings is None:
             return None
-        return self.words or ", ".join(f"{key} {_value(hardware, key)} -> {value}" for key, value in settings.items())
+        if self.words is not None:
+            return self.words
+        said = [
+            f"{key} {_value(hardware, key)} -> {value}"
+            for key, value in settings.items()
+            if key not in ("array.rows", "array.columns")
+        ]
+        if len(said) < len(settings):
+            old = {f"array.{side}": _value(hardware, f"array.{side}") for side in ("rows", "columns")}
+            shapes = [f"{shape['array.rows']}x{shape['array.columns']}" for shape in (old, {**old, **settings})]
+            said.insert(0, f"array {' -> '.join(shapes)}")
+        return ", ".join(said)
 
     def needs_compilation(self, hardware: Hardware) -> bool:
         """Whether another program is needed: any key but the DRAM's decides how layers are cut."""

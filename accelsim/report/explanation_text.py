@@ -110,7 +110,7 @@ def _one(document: dict[str, Any], layer: dict[str, Any]) -> list[str]:
         lines += _causes(document, layer)
     lines += [
         "",
-        f"How an instruction's cycles come about, from issue to done. {_legend(layer)}".rstrip(),
+        *_wrap(f"How an instruction's cycles come about, from issue to done. {_legend(layer)}"),
         *_forms(layer),
     ]
     lines += [
@@ -153,6 +153,8 @@ def _verdict(document: dict[str, Any], layer: dict[str, Any]) -> str:
             f"the {array['rows']} rows x {100 * fill['columns']:.1f} % of the {array['columns']} columns; words stream "
             f"in {_percent(streams, of)} % of those cycles."
         )
+        if any(kind["what"].startswith("diagonal") for kind in layer["instructions"]):
+            said += " The layer is depthwise: only the PEs on the array's diagonal multiply."
     if len(layer["passes"]) > 1:
         said += f" The batch runs in groups of images: the layer has {len(layer['passes'])} passes, counted together."
     return said + early
@@ -280,13 +282,14 @@ def _advice(document: dict[str, Any], layer: dict[str, Any]) -> str:
         relief = next(one for one in layer["what_if"] if one["keys"] == layer["relief"])
         said.append(f"What relieves the bound itself: {_says(relief, changes)}, {_number(relief['cycles'])} cycles.")
     for one in layer["what_if"]:
-        change = changes[tuple(one["keys"])]
         if len(one["keys"]) > 1 and one["saved"] > (best["saved"] if best else 0) + noise:
             said.append(
                 f"Together, {_says(one, changes)}: {_number(one['cycles'])}. When one chain of events gets shorter, "
                 "another that was nearly as long decides."
             )
-        elif change["batch_factor"] > 1 and one["saved"] >= noise:
+    for one in layer["what_if"]:
+        change = changes[tuple(one["keys"])]
+        if change["batch_factor"] > 1 and len(one["keys"]) == 1 and one["saved"] >= noise:
             said.append(
                 f"For throughput: a batch {change['batch_factor']} times as large takes {_number(one['cycles'])} "
                 "cycles for the same images, in a longer run."

@@ -980,7 +980,7 @@ def _finish(
     """Report a run in every form asked for; returns the exit code."""
     from accelsim.accounting import price
     from accelsim.files import is_standard_output, write_json, write_whole
-    from accelsim.report import build_report, run_page, show, show_image, write_figures
+    from accelsim.report import build_report, html_report, show, show_image, write_figures
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)
@@ -988,7 +988,7 @@ def _finish(
     if arguments.json is not None:
         write_json(arguments.json, report)
     if arguments.html is not None:
-        page = run_page(outcome, graph, report, _command(arguments), _run_versions())
+        page = html_report(outcome, graph, report, _command(arguments), _run_versions())
         write_whole(arguments.html, page)
     if arguments.figures is not None:
         write_figures(outcome, graph, priced, arguments.figures)

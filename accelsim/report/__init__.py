@@ -6,7 +6,7 @@ from accelsim.report.document import build_report, describe_hardware
 from accelsim.report.evaluation import evaluation_report, show_evaluation
 from accelsim.report.figures import write_figures
 from accelsim.report.requantization import show_requantization_difference
-from accelsim.report.run_page import run_page
+from accelsim.report.run_page import html_report
 from accelsim.report.scheme_study import scheme_study_csv, scheme_study_figure, show_scheme_study
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
@@ -20,7 +20,7 @@ __all__ = [
     "evaluation_report",
     "show_comparison",
     "describe_hardware",
-    "run_page",
+    "html_report",
     "scheme_study_csv",
     "scheme_study_figure",
     "show",

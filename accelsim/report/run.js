@@ -22,10 +22,13 @@
   const seconds = (value) => times(value * 1e12, ["ps", "ns", "µs", "ms", "s"]);
   const bytes = (value) => (value < 1e4 ? `${show(value)} B` : times(value, ["B", "kB", "MB", "GB"]));
   const sum = (values) => values.reduce((a, b) => a + b, 0);
+  const brief = (name, most = 24) => (name.length > most ? `…${name.slice(1 - most)}` : name); // a module path is known by its end
+  const small = () => document.body.clientWidth < 560;
   const count = (number, one, many = `${one}s`) => `${show(number)} ${number === 1 ? one : many}`;
 
+  const paper = [...document.styleSheets[0].cssRules].find((rule) => rule.conditionText === "print"); // the rules for paper
   // Colours: the figures' own, a little lighter on a dark page; whatever else a drawing needs, from the style.
-  const isDark = () => document.documentElement.classList.contains("dark") && !matchMedia("print").matches;
+  const isDark = () => document.documentElement.classList.contains("dark") && !matchMedia(paper.media.mediaText).matches;
   const tone = (hex) => {
     if (!isDark()) return hex;
     return `#${[1, 3, 5].map((at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * 0.75 + 64).toString(16).padStart(2, "0")).join("")}`;
@@ -43,7 +46,7 @@
   const bars = (place, rows) => {
     const grid = make("div", undefined, "bars");
     for (const { name, parts, value, marks = [], faint, bare } of rows) {
-      const [first, bar, last] = [make("span", name, "name"), make("span", undefined, "bar"), make("span", value, "value")];
+      const [first, bar, last] = [make("span", brief(name, small() ? 13 : 24), "name"), make("span", undefined, "bar"), make("span", value, "value")];
       first.title = name;
       bar.classList.toggle("bare", Boolean(bare));
       for (const [colour, share, title] of parts) {
@@ -200,14 +203,11 @@
 
   // Timeline ------------------------------------------------------------------------------------------------
   const TOTAL = Math.max(totals.cycles, 1);
-  const view = { from: 0, to: TOTAL, at: null, lanes: [], ribbon: [] };
-  const wide = () => view.to - view.from;
-  const narrow = () => $("time").clientWidth < 560;
-  const gutter = () => (narrow() ? 64 : 76);
   const LANE = 46, TOP = 30, BAR = 26, STRIP = 9;
-  const room = () => Math.max($("time").clientWidth - gutter() - 6, 10);
-  const placeOf = (cycle) => gutter() + ((cycle - view.from) / wide()) * room();
-  const cycleAt = (x) => view.from + ((x - gutter()) / room()) * wide();
+  const view = { from: 0, to: TOTAL, at: null, lanes: [], ribbon: [], left: 76, room: 1000 }; // left, room: pixels, of the last drawing
+  const wide = () => view.to - view.from;
+  const placeOf = (cycle) => view.left + ((cycle - view.from) / wide()) * view.room;
+  const cycleAt = (x) => view.from + ((x - view.left) / view.room) * wide();
 
   const unpack = async () => {
     const packed = Uint8Array.from(atob($("packed").textContent), (letter) => letter.charCodeAt(0));
@@ -244,19 +244,19 @@
     return low;
   };
   // Pieces of time in a row: whole where they are wide enough to see, else as dark as the share of the pixel they take.
-  const paint = (pen, pieces, top, height, gap) => {
-    const left = gutter(), width = room(), cover = new Float32Array(Math.ceil(width) + 1), most = new Array(cover.length);
-    for (const { from, to, colour } of pieces) {
-      const x0 = Math.max(placeOf(from), left), x1 = Math.min(placeOf(to), left + width);
+  const paint = (pen, from, to, colours, top, height, gap) => {
+    const { left, room } = view, cover = new Float32Array(Math.ceil(room) + 1), most = new Array(cover.length);
+    for (let at = 0; at < from.length; at++) {
+      const x0 = Math.max(placeOf(from[at]), left), x1 = Math.min(placeOf(to[at]), left + room);
       if (x1 <= x0) continue;
       if (x1 - x0 >= 1.5) {
-        pen.fillStyle = colour;
+        pen.fillStyle = colours[at];
         pen.fillRect(x0, top, x1 - x0 - (x1 - x0 > 5 ? gap : 0), height);
         continue;
       }
       const pixel = Math.min(Math.floor(x0 - left), cover.length - 1);
       cover[pixel] += x1 - x0;
-      most[pixel] = colour;
+      most[pixel] = colours[at];
     }
     for (let pixel = 0; pixel < cover.length; pixel++) {
       if (!cover[pixel]) continue;
@@ -264,6 +264,12 @@
       pen.fillStyle = most[pixel];
       pen.fillRect(left + pixel, top, 1, height);
     }
+    pen.globalAlpha = 1;
+  };
+  const veil = (pen, top, height, colour, share = 0.72) => {
+    pen.globalAlpha = share;
+    pen.fillStyle = colour;
+    pen.fillRect(view.left, top, view.room, height);
     pen.globalAlpha = 1;
   };
   const seen = function* (lane) {
@@ -274,13 +280,14 @@
   const fits = (pen, text, width) => pen.measureText(text).width + 10 < width;
   const title = (lane, at) => {
     const memory = lane.unit === "LOAD" && lane.text !== null ? /memory=(\w+)/.exec(lane.text[at]) : null;
-    return memory ? memory[1].toLowerCase() : layers[lane.label[at]].name;
+    return memory ? memory[1].toLowerCase() : brief(layers[lane.label[at]].name);
   };
   const drawTime = () => {
-    const { pen, width, height } = prepare($("time"));
-    const [ink, soft, line, panel] = ["ink", "soft", "line", "panel"].map(style), left = gutter(), bottom = laneTop(3) + BAR + STRIP + 6;
+    const { pen, width } = prepare($("time")), left = view.left = width < 560 ? 64 : 76, room = view.room = Math.max(width - left - 6, 10);
+    const [ink, soft, line, panel] = ["ink", "soft", "line", "panel"].map(style), bottom = laneTop(3) + BAR + STRIP + 6, letters = isDark() ? "#111" : "#fff";
+    const colours = layers.map((_, label) => layerTone(label)), causes = UNITS.map((_, source) => causeTone(source));
     let end = -Infinity;
-    for (const tick of steps(view.from, view.to, Math.max(room() / 110, 2)).filter(Number.isInteger)) {
+    for (const tick of steps(view.from, view.to, Math.max(room / 110, 2)).filter(Number.isInteger)) {
       const x = placeOf(tick), text = show(tick), half = pen.measureText(text).width / 2;
       pen.fillStyle = line;
       pen.fillRect(x, TOP - 4, 1, bottom - TOP + 8);
@@ -294,60 +301,61 @@
     pen.fillStyle = soft;
     pen.fillText("cycle", 0, bottom + 14);
     pen.fillText("array at", 0, 12);
-    const colours = layers.map((_, label) => layerTone(label)), faint = (label) => (others(label) ? 0.3 : 1);
-    for (const one of view.ribbon) {
-      const x0 = Math.max(placeOf(one.from), left), x1 = Math.min(placeOf(one.to), left + room());
-      if (x1 <= x0) continue;
-      pen.globalAlpha = faint(one.label);
-      pen.fillStyle = colours[one.label];
-      pen.fillRect(x0, 2, Math.max(x1 - x0 - 1, 0.5), 20);
-      pen.globalAlpha = 1;
-      const name = layers[one.label].name;
-      pen.font = "600 12px system-ui, sans-serif";
-      if (fits(pen, name, x1 - x0)) { pen.fillStyle = isDark() ? "#111" : "#fff"; pen.textAlign = "center"; pen.fillText(name, (x0 + x1) / 2, 13); pen.textAlign = "left"; }
-      pen.font = "12px system-ui, sans-serif";
+    // Those of other layers first, under a veil.
+    const draw = (from, to, labels, top, height) => {
+      for (const dim of state.layer === null ? [false] : [true, false]) {
+        const mine = from.map((_, at) => at).filter((at) => others(labels[at]) === dim);
+        paint(pen, mine.map((at) => from[at]), mine.map((at) => to[at]), mine.map((at) => colours[labels[at]]), top, height, 1);
+        if (dim) veil(pen, top, height, panel);
+      }
+    };
+    const near = view.ribbon.filter((one) => one.to > view.from && one.from < view.to);
+    draw(near.map((one) => one.from), near.map((one) => one.to), near.map((one) => one.label), 2, 20);
+    pen.font = "600 12px system-ui, sans-serif";
+    pen.textAlign = "center";
+    for (const { label, from, to } of near) {
+      const x0 = Math.max(placeOf(from), left), x1 = Math.min(placeOf(to), left + room);
+      if (x1 - x0 < 20 || others(label) || !fits(pen, brief(layers[label].name), x1 - x0)) continue;
+      pen.fillStyle = letters;
+      pen.fillText(brief(layers[label].name), (x0 + x1) / 2, 13);
     }
+    pen.font = "12px system-ui, sans-serif";
+    pen.textAlign = "left";
     for (const lane of view.lanes) {
-      const top = laneTop(lane.row), pieces = [], dim = [];
-      for (const at of seen(lane)) (others(lane.label[at]) ? dim : pieces).push({ from: lane.issue[at], to: lane.end[at], colour: colours[lane.label[at]] });
-      pen.save();
-      pen.globalAlpha = 1;
-      if (dim.length) {
-        paint(pen, dim, top, BAR, 1);
-        pen.globalAlpha = 0.72;
-        pen.fillStyle = panel;
-        pen.fillRect(left, top, room(), BAR);
-        pen.globalAlpha = 1;
+      const top = laneTop(lane.row), some = [...seen(lane)];
+      draw(some.map((at) => lane.issue[at]), some.map((at) => lane.end[at]), some.map((at) => lane.label[at]), top, BAR);
+      const waits = lane.spans.filter((one) => one.to > view.from && one.from < view.to);
+      paint(pen, waits.map((one) => one.from), waits.map((one) => one.to), waits.map((one) => causes[one.source]), top + BAR + 1, STRIP, 0);
+      for (const at of some) {
+        if (others(lane.label[at]) || lane.end[at] - lane.issue[at] < (34 / room) * wide()) continue;
+        const next = at + 1 < lane.issue.length ? Math.min(lane.end[at], lane.issue[at + 1]) : lane.end[at]; // a COMPUTE is covered by the next
+        const x0 = Math.max(placeOf(lane.issue[at]), left), x1 = Math.min(placeOf(next), left + room), text = title(lane, at);
+        pen.fillStyle = letters;
+        if (fits(pen, text, x1 - x0)) pen.fillText(text, x0 + 5, top + BAR / 2 + 1);
       }
-      paint(pen, pieces, top, BAR, 1);
-      paint(pen, lane.spans.filter((one) => one.to > view.from && one.from < view.to).map((one) => ({ ...one, colour: causeTone(one.source) })), top + BAR + 1, STRIP, 0);
-      for (const at of seen(lane)) {
-        const x0 = Math.max(placeOf(lane.issue[at]), left), x1 = Math.min(placeOf(at + 1 < lane.issue.length ? Math.min(lane.end[at], lane.issue[at + 1]) : lane.end[at]), left + room());
-        if (x1 - x0 < 34) continue;
-        const text = title(lane, at);
-        if (!others(lane.label[at]) && fits(pen, text, x1 - x0)) { pen.fillStyle = isDark() ? "#111" : "#fff"; pen.fillText(text, x0 + 5, top + BAR / 2 + 1); }
-      }
-      pen.restore();
       pen.fillStyle = ink;
       pen.fillText(lane.unit, 0, top + BAR / 2 + 1);
       if (view.at && view.at.lane === lane) {
-        const x0 = Math.max(placeOf(lane.issue[view.at.at]), left - 2), x1 = Math.min(placeOf(lane.end[view.at.at]), left + room() + 2);
+        const x0 = Math.max(placeOf(lane.issue[view.at.at]), left - 2), x1 = Math.min(placeOf(lane.end[view.at.at]), left + room + 2);
         pen.strokeStyle = ink;
         pen.lineWidth = 2;
         if (x1 > x0) pen.strokeRect(x0 - 1, top - 2, Math.max(x1 - x0, 3) + 1, BAR + 4);
       }
     }
     $("range").textContent = `cycles ${show(Math.ceil(view.from))} to ${show(Math.min(Math.floor(view.to), TOTAL) - (view.to >= TOTAL ? 1 : 0))} of ${show(totals.cycles)}`;
-    drawMap(height);
+    drawMap();
   };
   const drawMap = () => {
-    const { pen, width, height } = prepare($("map")), left = gutter(), at = (cycle) => left + (cycle / TOTAL) * (width - left - 6);
-    for (const one of view.ribbon) {
-      pen.globalAlpha = 0.75;
-      pen.fillStyle = layerTone(one.label);
-      pen.fillRect(at(one.from), 6, Math.max(at(one.to) - at(one.from) - 0.5, 0.5), height - 12);
+    const { pen, width, height } = prepare($("map")), left = view.left, at = (cycle) => left + (cycle / TOTAL) * (width - left - 6);
+    const colours = layers.map((_, label) => layerTone(label));
+    let drawn = -1;
+    for (const one of view.ribbon) { // one a pixel at most
+      if (at(one.to) < drawn + 0.5) continue;
+      drawn = at(one.to);
+      pen.fillStyle = colours[one.label];
+      pen.fillRect(at(one.from), 6, Math.max(drawn - at(one.from) - 0.5, 0.5), height - 12);
     }
-    pen.globalAlpha = 1;
+    veil(pen, 0, height, style("panel"), 0.25);
     pen.fillStyle = style("soft");
     pen.fillText("whole run", 0, height / 2);
     pen.strokeStyle = style("ink");
@@ -381,8 +389,8 @@
   // What lies under a point: the nearest instruction of its unit within a few pixels.
   const under = (x, y) => {
     const row = Math.floor((y - TOP) / LANE), lane = view.lanes[row];
-    if (!lane || x < gutter()) return null;
-    const cycle = cycleAt(x), slack = (4 * wide()) / room();
+    if (!lane || x < view.left) return null;
+    const cycle = cycleAt(x), slack = (4 * wide()) / view.room;
     if (y > laneTop(row) + BAR) {
       const stall = lane.spans.find((one) => one.from - slack <= cycle && cycle <= one.to + slack);
       return stall ? { lane, at: stall.position, stall } : null;
@@ -458,7 +466,7 @@
         moved = Infinity;
       } else {
         moved += Math.abs(now[0] - before[0]) + Math.abs(now[1] - before[1]);
-        if (moved > 5) pan(((before[0] - now[0]) / room()) * wide());
+        if (moved > 5) pan(((before[0] - now[0]) / view.room) * wide());
       }
       held.set(event.pointerId, now);
     });
@@ -478,7 +486,7 @@
     canvas.addEventListener("wheel", (event) => {
       if (!clicked && !event.ctrlKey && !event.metaKey) { if (!event.deltaX) return; } // the page scrolls
       event.preventDefault();
-      if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) pan((event.deltaX / room()) * wide());
+      if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) pan((event.deltaX / view.room) * wide());
       else zoom(Math.exp(Math.max(-1, Math.min(1, event.deltaY * (event.deltaMode ? 0.05 : 0.002)))), cycleAt(at(event)[0]));
     }, { passive: false });
     canvas.addEventListener("dblclick", (event) => zoom(0.4, cycleAt(at(event)[0])));
@@ -490,7 +498,7 @@
     });
     const map = $("map");
     const jump = (event) => {
-      const box = map.getBoundingClientRect(), cycle = ((event.clientX - box.left - gutter()) / (box.width - gutter() - 6)) * TOTAL;
+      const box = map.getBoundingClientRect(), cycle = ((event.clientX - box.left - view.left) / (box.width - view.left - 6)) * TOTAL;
       look(cycle - wide() / 2, cycle + wide() / 2);
     };
     map.addEventListener("pointerdown", (event) => { map.setPointerCapture(event.pointerId); jump(event); });
@@ -650,7 +658,7 @@
     const drawn = points.filter(({ x, y }) => Number.isFinite(x) && x > 0 && Number.isFinite(y));
     const bound = drawn.filter(({ x, label }) => label !== null && x < ridge).map(({ name }) => name);
     $("roofs").textContent = `MACs a cycle against MACs for each byte of the busier direction of the DRAM (${bandwidth} B a cycle each way). A layer's cycles are those in which any unit works on it, so no point can lie above the roof. `
-      + (bound.length ? `Left of the ridge, where DRAM bandwidth is the roof: ${bound.join(", ")}.` : "All layers have their roof at the array.");
+      + (bound.length ? `Left of the ridge, where DRAM bandwidth is the roof: ${bound.slice(0, 8).join(", ")}${bound.length > 8 ? ` and ${count(bound.length - 8, "other")}` : ""}.` : "All layers have their roof at the array.");
     const svg = $("roof"), { width, height } = svg.getBoundingClientRect(), [left, right, top, bottom] = [52, 16, 14, 40];
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
@@ -671,14 +679,14 @@
     svg.append(shape("text", { class: "name", x: width - right, y: height - 6, "text-anchor": "end" }, "MACs / DRAM byte"));
     svg.append(shape("text", { class: "name", x: 2, y: height - 6 }, "↑ MACs / cycle"));
     svg.append(shape("path", { class: "limit", d: `M${across(low)},${up(low * bandwidth)}L${across(ridge)},${up(PES)}H${width - right}` }));
-    const taken = [];
-    const write = (x, y, text, attributes) => {
+    const taken = [[width - right - 70, width, up(PES) - 20, up(PES) + 2]]; // the roof's own name
+    const write = (x, y, text) => {
       const size = 6.6 * text.length;
       for (const [dx, dy, anchor] of [[9, 4, "start"], [-9, 4, "end"], [0, -10, "middle"], [0, 19, "middle"]]) {
         const from = x + dx - (anchor === "end" ? size : anchor === "middle" ? size / 2 : 0), box = [from, from + size, y + dy - 11, y + dy + 3];
         if (box[0] < left || box[1] > width || taken.some((one) => box[0] < one[1] && one[0] < box[1] && box[2] < one[3] && one[2] < box[3])) continue;
         taken.push(box);
-        svg.append(shape("text", { class: "name", x: x + dx, y: y + dy, "text-anchor": anchor, ...attributes }, text));
+        svg.append(shape("text", { class: "name", x: x + dx, y: y + dy, "text-anchor": anchor }, text));
         return;
       }
     };
@@ -693,7 +701,7 @@
       dot.append(shape("title", {}, `${name}: ${digits(y)} MACs a cycle in ${count(cycles, "cycle")}, ${digits(x)} MACs a byte; ${percent(y / roof)} of its roof of ${digits(roof)}`));
       svg.append(dot);
     }
-    for (const { name, x, y, label } of [...drawn].reverse()) if (!others(label) || label === null) write(across(x), up(y), name, {});
+    for (const { name, x, y, label } of [...drawn].reverse()) if (!others(label) || label === null) write(across(x), up(y), brief(name));
     svg.setAttribute("aria-label", `Roofline: ${drawn.map(({ name, x, y }) => `${name} ${digits(y)} MACs a cycle at ${digits(x)} MACs a byte`).join("; ")}`);
   };
 
@@ -803,7 +811,7 @@
       const range = sums.seen_bits === null ? "" : `${show(layer.psum_min)} to ${show(layer.psum_max)}, ${sums.seen_bits} bits; `;
       const roomy = width > 560, words = `${roomy ? range : range.replace(/;.*| bits/g, (part) => (part.startsWith(";") ? "; " : " bits"))}${overflow}`;
       said.push(`${layer.name}: ${range}${overflow}`);
-      group.append(shape("text", { class: "name", x: left - 10, y: y + 16 }, layer.name.length > (roomy ? 40 : 14) ? `…${layer.name.slice(roomy ? -39 : -13)}` : layer.name));
+      group.append(shape("text", { class: "name", x: left - 10, y: y + 16 }, brief(layer.name, roomy ? 40 : 14)));
       const text = shape("text", { class: layer.overflows ? "alarm" : "", x: width - right + 10, y: y + 16, "text-anchor": "end" }, words);
       if (layer.overflows) text.style.fill = "var(--bad)";
       group.append(text);
@@ -859,7 +867,15 @@
   gridControls();
   $("whole").addEventListener("click", () => select(null));
   $("dram").addEventListener("change", () => { state.dram = $("dram").checked; energies(); });
-  matchMedia("print").addEventListener("change", () => { everything(); drawTime(); });
+  // Drawings are made for the page's width, and the browser says that it prints before it lays out for paper: so the
+  // rules for paper hold already while they are made.
+  const print = (on) => {
+    paper.media.mediaText = on ? "all" : "print";
+    everything();
+    drawTime();
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
   let width = 0;
   new ResizeObserver(() => {
     const now = document.body.clientWidth;

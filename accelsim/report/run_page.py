@@ -24,7 +24,9 @@ MOST_TEXTS = 200_000
 """Instructions whose fields the page holds; of more it shows cycles, units and layers alone."""
 
 
-def run_page(outcome: Outcome, graph: IntegerGraph, report: Report, command: str, versions: Mapping[str, str]) -> str:
+def html_report(
+    outcome: Outcome, graph: IntegerGraph, report: Report, command: str, versions: Mapping[str, str]
+) -> str:
     """The page, all of it in one string of HTML (`report.html`); the same run gives the same bytes.
 
     Args:
@@ -66,7 +68,7 @@ def run_data(
         by_unit[issued.unit].append(issued)
     activity = pe_activity(outcome)
     layers = []
-    for label, layer in enumerate(program.layers):
+    for label, layer in enumerate(report["layers"]):
         mine = by_label.get(label, [])
         layers.append(
             {
@@ -75,7 +77,7 @@ def run_data(
                 "first": min((issued.issue for issued in mine), default=None),
                 "last": max((issued.done for issued in mine), default=None),
                 "activity": activity.get(label, []),
-                "sums": _limits(outcome, graph, report["layers"][label]),
+                "sums": _limits(outcome, graph, layer),
             }
         )
     return {
@@ -85,9 +87,7 @@ def run_data(
         "versions": dict(versions),
         "places": {place: {"colour": PLACE_COLOURS[place], "ops": list(ops)} for place, ops in PLACES.items()},
         "peak_tops": program.hardware.peak_tops,
-        "units": {
-            unit.name: {"instructions": len(mine), "busy": busy_cycles(mine)} for unit, mine in by_unit.items()
-        },
+        "units": {unit.name: {"instructions": len(mine), "busy": busy_cycles(mine)} for unit, mine in by_unit.items()},
         "layers": layers,
     }
 

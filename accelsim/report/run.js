@@ -656,13 +656,15 @@
     const points = layers.map((layer, label) => point(layer.name, layer.macs, layer.dram_bytes_read, layer.dram_bytes_written, data.layers[label].active_cycles, label));
     points.push(point("whole run", totals.macs, sum(layers.map((one) => one.dram_bytes_read)), sum(layers.map((one) => one.dram_bytes_written)), totals.cycles, null));
     const drawn = points.filter(({ x, y }) => Number.isFinite(x) && x > 0 && Number.isFinite(y));
-    const bound = drawn.filter(({ x, label }) => label !== null && x < ridge).map(({ name }) => name);
-    $("roofs").textContent = `MACs a cycle against MACs for each byte of the busier direction of the DRAM (${bandwidth} B a cycle each way). A layer's cycles are those in which any unit works on it, so no point can lie above the roof. `
-      + (bound.length ? `Left of the ridge, where DRAM bandwidth is the roof: ${bound.slice(0, 8).join(", ")}${bound.length > 8 ? ` and ${count(bound.length - 8, "other")}` : ""}.` : "All layers have their roof at the array.");
     const svg = $("roof"), { width, height } = svg.getBoundingClientRect(), [left, right, top, bottom] = [52, 16, 14, 40];
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
-    if (!drawn.length) { svg.append(shape("text", { x: 12, y: 30 }, "No layer has both products and DRAM traffic.")); return; }
+    $("roofs").textContent = "No layer has both products and DRAM traffic.";
+    svg.classList.toggle("empty", !drawn.length);
+    if (!drawn.length) return;
+    const bound = drawn.filter(({ x, label }) => label !== null && x < ridge).map(({ name }) => name);
+    $("roofs").textContent = `MACs a cycle against MACs for each byte of the busier direction of the DRAM (${bandwidth} B a cycle each way). A layer's cycles are those in which any unit works on it, so no point can lie above the roof. `
+      + (bound.length ? `Left of the ridge, where DRAM bandwidth is the roof: ${bound.slice(0, 8).join(", ")}${bound.length > 8 ? ` and ${count(bound.length - 8, "other")}` : ""}.` : "All layers have their roof at the array.");
     const low = Math.min(ridge, ...drawn.map(({ x }) => x)) / 2.2, high = Math.max(ridge, ...drawn.map(({ x }) => x)) * 2.2;
     const least = Math.min(...drawn.map(({ y }) => y), low * bandwidth) / 1.6, most = PES * 1.7;
     const across = (x) => left + (Math.log(x / low) / Math.log(high / low)) * (width - left - right);
@@ -706,7 +708,7 @@
   };
 
   // Processing elements -------------------------------------------------------------------------------------
-  const pe = { macs: [], at: null, cell: 1, cycles: 1 };
+  const pe = { macs: [], at: null, size: 1, left: 0, top: 0, cycles: 1 };
   const products = (labels) => {
     const found = Array.from({ length: R }, () => new Array(C).fill(0));
     for (const label of labels) for (const { lanes, diagonal, rows: runs } of data.layers[label].activity) {
@@ -727,8 +729,8 @@
     drawGrid();
   };
   const drawGrid = () => {
-    const canvas = $("grid"), edge = 22, across = canvas.clientWidth - edge - 2, cell = pe.cell = Math.max(Math.min(Math.floor(across / C), Math.floor(Math.max(360, across) / R), 34), 1);
-    const fine = Math.min(cell, across / C, 420 / R), size = pe.size = cell >= 2 ? cell : fine, most = Math.max(...pe.macs.map((row) => Math.max(...row)), 0);
+    const canvas = $("grid"), edge = 22, across = canvas.clientWidth - edge - 2, room = Math.min(across / C, Math.max(360, across) / R, 34);
+    const size = pe.size = room >= 2 ? Math.floor(room) : room, most = Math.max(...pe.macs.map((row) => Math.max(...row)), 0);
     const { pen } = prepare(canvas, edge + size * R + 4), left = pe.left = edge + Math.max((across - size * C) / 2, 0), top = pe.top = edge, gap = size >= 6 ? 1 : 0;
     pen.fillStyle = style("soft");
     pen.font = "11px system-ui, sans-serif";

@@ -6,7 +6,6 @@ settings below hold only while a figure is drawn. `write_figures` writes them al
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -47,6 +46,7 @@ from accelsim.report.drawing import (
     styled,
     unit_name,
 )
+from accelsim.report.occupancy import busy_cycles, stall_spans
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,12 +286,12 @@ def timeline_figure(outcome: Outcome) -> Figure:
             spans = [(issued.issue, issued.done + 1 - issued.issue) for issued in mine if issued.label == label]
             busy = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
             busy.set_gid(f"busy {unit.name} {layers[label]}")
-        for source, spans in _stall_spans(mine).items():
+        for source, spans in stall_spans(mine).items():
             face, hatch, ink = STALLS[source]
             look: dict[str, Any] = {"facecolor": face, "edgecolor": ink, "hatch": hatch, "linewidth": 0}
             waits = axes.broken_barh(spans, (unit + 0.17, 0.2), rasterized=many, **look)
             waits.set_gid(f"stall {unit.name} {source.name}")
-        works, stalled = _busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
+        works, stalled = busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
         text = f"busy {share(works, total)}\nstalled {share(stalled, total)}"
         axes.text(1.008, unit, text, transform=axes.get_yaxis_transform(), va="center", color=INK, linespacing=1.35)
     axes.set_yticks([-1, *Unit], ["array at", *(unit.name for unit in Unit)])
@@ -323,26 +323,6 @@ def _layer_ribbon(axes: Axes, timeline: list[Issued], layers: list[str], total: 
         strip.set_gid(f"layer {name}")
         if took > 0.0065 * (len(short(name)) + 1) * total:
             axes.text(first + took / 2, -1, short(name), ha="center", va="center", color="white", weight="bold")
-
-
-def _stall_spans(issued: list[Issued]) -> dict[Unit, list[tuple[int, int]]]:
-    """(first cycle, cycles) of one unit's stalls by the unit waited for; they end where the instruction issues."""
-    spans: dict[Unit, list[tuple[int, int]]] = defaultdict(list)
-    for one in issued:
-        first = one.issue - sum(cycles for _, cycles in one.stalls)
-        for source, cycles in one.stalls:
-            spans[source].append((first, cycles))
-            first += cycles
-    return {unit: spans[unit] for unit in Unit if unit in spans}
-
-
-def _busy_cycles(issued: list[Issued]) -> int:
-    """Cycles in which one unit has an instruction at work; those of COMPUTE overlap."""
-    busy, last = 0, -1
-    for one in sorted(issued, key=lambda one: one.issue):
-        busy += max(one.done - max(one.issue - 1, last), 0)
-        last = max(last, one.done)
-    return busy
 
 
 # Partial sums -------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ from accelsim.report.drawing import (
     styled,
     unit_name,
 )
-from accelsim.report.occupancy import busy_cycles, stall_spans
+from accelsim.report.unit_times import busy_cycles, stall_spans
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

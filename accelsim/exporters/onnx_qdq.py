@@ -80,6 +80,7 @@ def to_onnx(graph: IntegerGraph, *, codes: bool = False) -> ModelProto:
         import onnx
     except ImportError:
         raise InputError("exporting needs the onnx package; install accelsim[onnx]") from None
+    refuse_matmul(graph, "cannot be exported as ONNX")
     for node in host_operators(graph):
         if not isinstance(node, Add):  # ONNX adds as the host does
             raise InputError(

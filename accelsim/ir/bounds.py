@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from accelsim.ir.integer_graph import IntegerGraph, Mac, largest_sum
+from accelsim.ir.integer_graph import IntegerGraph, Mac, MatMul, largest_sum
 from accelsim.numerics import Arithmetic, IntFormat
 
 
@@ -47,8 +47,9 @@ def width_bounds(graph: IntegerGraph, node: Mac) -> WidthBounds:
     return WidthBounds(bits_for(-l1, l1), bits_for(-largest, largest))
 
 
-def proved_overflow_free(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> bool:
-    """Whether the weights' l1 norm proves that no addition of a layer can overflow, whatever the input."""
+def proved_overflow_free(graph: IntegerGraph, node: Mac | MatMul, arithmetic: Arithmetic) -> bool:
+    """Whether `largest_sum` proves that no addition of a layer can overflow, whatever the input."""
     layer = arithmetic.at_width(node.accumulator_width_bits)
-    bias = int(np.abs(node.bias).max()) if graph.bias_at == "accumulator" else 0
+    biased = isinstance(node, Mac) and graph.bias_at == "accumulator"
+    bias = int(np.abs(node.bias).max()) if biased else 0
     return largest_sum(graph, node) + bias < 1 << (layer.psum_bits - 1)

@@ -112,8 +112,8 @@ def _partial_sums(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str
         return {"psum_min": watched.minimum, "psum_max": watched.maximum, "overflows": watched.overflows}
     node = graph.by_name[outcome.program.layers[label].name]
     arithmetic = outcome.program.hardware.arithmetic()
-    proved = isinstance(node, Mac) and proved_overflow_free(graph, node, arithmetic)
-    return {"psum_min": None, "psum_max": None, "overflows": 0 if proved or not isinstance(node, Mac) else None}
+    proved = not isinstance(node, Mac | MatMul) or proved_overflow_free(graph, node, arithmetic)
+    return {"psum_min": None, "psum_max": None, "overflows": 0 if proved else None}
 
 
 def describe_hardware(hardware: Hardware) -> str:

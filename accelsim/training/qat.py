@@ -118,6 +118,7 @@ class QatModule(nn.Module):
             raise InputError(f"dtype = {dtype} is not torch.float32 or torch.float64")
         folded = fold_batch_norm(float_graph)
         self.graph, weight_scales = quantize_with_scales(folded, calibration, scheme)
+        refuse_matmul(self.graph, "cannot be trained")
         self.through_overflow = through_overflow
         self.arithmetic = hardware
         self._dtype = dtype

@@ -30,6 +30,7 @@ from accelsim.ir import (
     Table,
     TensorType,
     host_operators,
+    refuse_matmul,
 )
 from accelsim.ir.integer_graph import largest_sum
 from accelsim.numerics import Rounding, Scheme

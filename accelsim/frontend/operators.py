@@ -43,8 +43,8 @@ SUPPORTED = (
 """What an error about an unsupported operator lists."""
 
 REMEDIES = {
-    "aten.softmax": "return the logits: softmax does not change which is largest; in attention, use ReLU divided by the "
-    "number of tokens",
+    "aten.softmax": "return the logits: softmax does not change which is largest; in attention, use ReLU divided by "
+    "the number of tokens",
     "aten.log_softmax": "return the logits: log_softmax does not change which is largest",
     "aten.layer_norm": "use batch norm, which becomes part of the layer before it",
     "aten.scaled_dot_product_attention": "use relu(q @ k.transpose(-2, -1)) / tokens @ v: there is no softmax",
@@ -507,3 +507,6 @@ HANDLERS: dict[str, Handler] = {
     "aten.constant_pad_nd": _pad,
 }
 """By documented operator, without overload: arguments differ between overloads, and handlers read what they need."""
+
+OF_TOKENS = frozenset(("aten.matmul", "aten.bmm", "aten.mul", "aten.div", "aten.transpose", "aten.permute"))
+"""Operators that only views of tokens and heads make sense of; models that are quantised already have none."""

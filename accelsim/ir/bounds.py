@@ -50,6 +50,5 @@ def width_bounds(graph: IntegerGraph, node: Mac) -> WidthBounds:
 def proved_overflow_free(graph: IntegerGraph, node: Mac | MatMul, arithmetic: Arithmetic) -> bool:
     """Whether `largest_sum` proves that no addition of a layer can overflow, whatever the input."""
     layer = arithmetic.at_width(node.accumulator_width_bits)
-    biased = isinstance(node, Mac) and graph.bias_at == "accumulator"
-    bias = int(np.abs(node.bias).max()) if biased else 0
+    bias = int(np.abs(node.bias).max()) if isinstance(node, Mac) and graph.bias_at == "accumulator" else 0
     return largest_sum(graph, node) + bias < 1 << (layer.psum_bits - 1)

@@ -256,7 +256,7 @@ def _matmul(
     layer = arithmetic.at_width(node.accumulator_width_bits)
     adder = _Adder(layer.overflow, exact=layer.saturate_at == "end")
     outputs = second.shape[3] if node.second == "tokens" else second.shape[1]
-    total = np.zeros((*first.shape[:3], outputs), dtype=adder.dtype(layer))
+    total: Int64 = np.zeros((*first.shape[:3], outputs), dtype=adder.dtype(layer))
     for cut in mac_chunks(graph, node, layer):
         psum = total if layer.dataflow == "os" else np.zeros_like(total)
         for k in cut:

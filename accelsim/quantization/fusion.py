@@ -22,8 +22,8 @@ class Fusion:
     Attributes:
         source: for every float node, the float node whose integer node computes its tensor.
         activation: convolutions, linear layers, products and sums that clip for the ReLU or ReLU6 behind them.
-        only_tables: convolutions, linear layers, products and sums that nothing but tanh and sigmoid reads, with the names of
-            these readers.
+        only_tables: convolutions, linear layers, products and sums that nothing but tanh and sigmoid reads, with the
+            names of these readers.
     """
 
     source: dict[str, str]

@@ -9,7 +9,7 @@ from accelsim.accounting import count_of, layer_counts, layer_cycles
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
-from accelsim.ir import IntegerGraph, Mac, proved_overflow_free
+from accelsim.ir import IntegerGraph, Mac, MatMul, proved_overflow_free
 from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.pipeline import Outcome

@@ -28,6 +28,7 @@ from accelsim.ir import (
     Table,
     TensorType,
     mac_chunks,
+    refuse_matmul,
 )
 from accelsim.ir.float_graph import FloatActivation, FloatBatchNorm2d, FloatConv2d, FloatGraph, FloatLinear
 from accelsim.numerics import Arithmetic

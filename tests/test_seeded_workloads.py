@@ -338,7 +338,8 @@ def test_damaged_statistics_are_refused(folder):
     [
         (
             ["resnet19"],
-            "name = 'resnet19' is not known; use one of mobilenet_v2, resnet18, transformer_block, vgg11; did you mean 'resnet18'?",
+            "name = 'resnet19' is not known; use one of mobilenet_v2, resnet18, transformer_block, vgg11; "
+            "did you mean 'resnet18'?",
         ),
         (["vgg11", "--seed", "-1"], "--seed = -1 must be in 0..2**63-1"),
     ],

@@ -324,7 +324,7 @@ def _mean(call: Call) -> list[FloatNode]:
     """`x.mean((2, 3))`, or over all tokens: a pool over the whole image, then a flatten unless the axes are kept."""
     value = call.value("self")
     name, shape = value.node, value.shape
-    axes = sorted(int(axis) % (len(value.axes) + 1) for axis in call.arguments["dim"] or ())
+    axes = sorted(int(axis) % (len(value.axes) + 1) for axis in call.arguments.get("dim") or ())
     means = merged([value.axes[axis - 1] for axis in axes if axis])
     kept = merged([axis for place, axis in enumerate(value.axes, 1) if place not in axes])
     if len(shape) != 3 or not (is_run(means, value.tokens, 1) and is_run(kept, shape[0], value.tokens)) or not axes:

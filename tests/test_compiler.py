@@ -374,16 +374,6 @@ def test_accumulators_beyond_what_a_field_can_name_are_not_used():
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-def test_activations_that_do_not_fit_are_refused_with_the_size_that_does():
-    made = lenet()
-    message = refusal(compile_graph, made.graph(), edge("activation.memory_bytes=1959"))
-    assert message == (
-        "random does not fit: its tensors input, max2 live together and need 1960 bytes of the activation buffer, 1959 "
-        "there; use activation.memory_bytes >= 1960 or a smaller input"
-    )
-    compile_graph(made.graph(), edge("activation.memory_bytes=1960"))
-
-
 def test_weights_that_do_not_fit_are_refused_with_the_size_that_does():
     # Two tiles of 8 rows of 8 channels; and two of a run of 5 bytes, 6 channels.
     made = maker()

@@ -163,7 +163,7 @@ def _emit_groups(
 ) -> None:
     """The whole network for one group of images after another."""
     graph = emitter.graph
-    layers = [_layer_of(emitter, operation) for operation in operations]
+    layers = [cut(emitter, operation) for operation in operations]
     plan = _plan(emitter, layers, batch)
     scratch = emitter.dram.reserve(plan.scratch_bytes) if plan.scratch_bytes else 0
     source, result = graph.input, graph.by_name[graph.output]
@@ -188,7 +188,8 @@ def _emit_groups(
                 emitter.store(operation.label, base, addresses[result.name], images * result.output.size)
 
 
-def _layer_of(emitter: Emitter, operation: Operation) -> CutLayer:
+def cut(emitter: Emitter, operation: Operation) -> CutLayer:
+    """Cut one operation to the machine's memories; its constants go into the DRAM image."""
     if isinstance(operation.head, Mac):
         return MacLayer(emitter, operation)
     if isinstance(operation.head, MatMul):

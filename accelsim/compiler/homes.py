@@ -56,7 +56,7 @@ class Planner:
         self.images = images
         self.lifetimes = {t.name: t for t in lifetimes(graph, layers, images)}
         self._models = [CostModel(layer, hardware) for layer in layers]
-        self._staged = lru_cache(maxsize=None)(self._staging)
+        self.staged = lru_cache(maxsize=None)(self._staging)
         self._cost = lru_cache(maxsize=None)(self._price)
         self.best = lru_cache(maxsize=None)(self._best)
         self.least = lru_cache(maxsize=None)(self._least)
@@ -183,7 +183,7 @@ class Planner:
                     return [
                         shape
                         for shape in shapes
-                        if allowed(layer, sources, result, shape) and self._staged(step, streamed, shape) <= room
+                        if allowed(layer, sources, result, shape) and self.staged(step, streamed, shape) <= room
                     ]
 
                 yield from _halves(fitting(_whole_rows(tensor, self.images)))
@@ -206,7 +206,7 @@ class Planner:
         shapes = [
             Shape(1, 1, columns, blocks, outer, 1) for columns in (1, tensor.width) for blocks, outer in _orders(layer)
         ]
-        return min(self._staged(step, streamed, shape) for shape in shapes if allowed(layer, sources, result, shape))
+        return min(self.staged(step, streamed, shape) for shape in shapes if allowed(layer, sources, result, shape))
 
     def _whole(self, step: int) -> Shape:
         layer, tensor = self.layers[step], self.layers[step].operation.result.output

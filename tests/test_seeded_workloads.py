@@ -186,30 +186,6 @@ def test_writing_again_gives_the_bytes_of_the_package(tmp_path):
             assert torch.allclose(tensor, theirs[name], rtol=1e-3, atol=1e-4), name
 
 
-def test_integer_graph_has_the_same_bytes_with_one_and_two_threads(tmp_path):
-    np.save(tmp_path / "one.npy", data.load_dataset("digits", None, "train", 1, size=224, channels=3).images)
-    for threads in ("1", "2"):
-        subprocess.run(
-            [
-                *(
-                    sys.executable,
-                    "-c",
-                    "import accelsim.cli as c; raise SystemExit(c.main())",
-                    "quantize",
-                    "mobilenet_v2",
-                    "--data",
-                    "digits",
-                ),
-                *("--calibration", str(tmp_path / "one.npy"), "-o", str(tmp_path / threads)),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-            check=True,
-            capture_output=True,
-        )
-    for file in ("graph.json", "graph.safetensors"):
-        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
-
-
 # --- images -----------------------------------------------------------------------------------------------
 
 
@@ -288,6 +264,18 @@ def test_no_label_is_known_to_a_seeded_network(folder, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(
         "error: small: nobody trained its weights, so its accuracy means nothing; use run\n"
     )
+
+
+def test_integer_graph_has_the_same_bytes_with_one_and_two_threads(folder, tmp_path):
+    call = "import accelsim.cli as c; raise SystemExit(c.main())"
+    for threads in ("1", "2"):
+        given = ["quantize", "small", "--data", "digits", "-o", str(tmp_path / threads)]
+        environment = {"ACCELSIM_WORKLOADS": str(folder), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        subprocess.run(
+            [sys.executable, "-c", call, *given], env=os.environ | environment, check=True, capture_output=True
+        )
+    for file in ("graph.json", "graph.safetensors"):
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
 @pytest.mark.parametrize(

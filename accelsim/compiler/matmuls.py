@@ -101,14 +101,14 @@ class MatMulLayer(CutLayer):
         return rectangle, NOTHING
 
     def store_second(self, home: Home, images: int) -> None:
-        """Have the second operand of a group of images in DRAM: where it lives, or in a copy.
+        """Have the second operand of a group of images in DRAM: where it lives, where the input is, or in a copy.
 
         Args:
             home: of the second operand.
             images: of the group, the first group having the most.
         """
         self._second_base = home.dram
-        if home.on_chip is None:
+        if home.on_chip is None or self.matmul.inputs[1] == self.emitter.graph.input.name:
             return
         size = images * self.second.size
         if self._scratch is None:

@@ -32,11 +32,14 @@ def bits_for(low: int, high: int) -> int:
     return max(high.bit_length(), (~low).bit_length() if low < 0 else 0) + 1
 
 
-def width_bounds(graph: IntegerGraph, node: Mac) -> WidthBounds:
+def width_bounds(graph: IntegerGraph, node: Mac | MatMul) -> WidthBounds:
     """Widths at which no addition of a layer can overflow; both count the bias where the accumulator adds it.
 
-    `proved_overflow_free` holds at `l1` bits and not at one fewer.
+    `proved_overflow_free` holds at `l1` bits and not at one fewer. For a product of two tensors both are by type.
     """
+    if isinstance(node, MatMul):
+        bits = bits_for(-largest_sum(graph, node), largest_sum(graph, node))
+        return WidthBounds(bits, bits)
     subtracted = graph.zero_points == "subtracted"
     zero_x, zero_w = (graph.by_name[node.inputs[0]].output.zero_point, node.weight_zero_point) if subtracted else (0, 0)
     x = max(abs(limit - zero_x) for limit in graph.limits_of(node.inputs[0]))

@@ -674,11 +674,11 @@ def _for_side(arguments: argparse.Namespace, workload: str, other: str | None) -
 def _side(source: Source, hardware: Hardware) -> Side:
     """A workload as `compare` takes it: little work by the reference evaluation, more by the engine."""
     from accelsim.engine import execute
-    from accelsim.ir import Mac, evaluate, quantize_input
+    from accelsim.ir import evaluate, quantize_input
     from accelsim.report import Side
 
     names = [node.name for node in source.graph.nodes]
-    macs = sum(source.graph.macs(node) for node in source.graph.nodes if isinstance(node, Mac))
+    macs = sum(map(source.graph.macs, source.graph.nodes))
     done = 0
 
     def codes(images: Any) -> dict[str, Any]:

@@ -29,15 +29,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def report(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict:
-    assert main(["simulate", str(folder), *options, "--json", "/dev/stdout"]) == 0
-    return json.loads(capsys.readouterr().out)
+def report(folder: Path, place: Path, *options: str) -> dict:
+    assert main(["simulate", str(folder), *options, "--json", str(place / "report.json")]) == 0
+    return json.loads((place / "report.json").read_text())
 
 
-def test_without_a_check_or_values_the_cycles_counts_and_energy_are_the_same(folder, capsys):
-    checked = report(folder, capsys)
-    values = report(folder, capsys, "--no-check")
-    time = report(folder, capsys, "--timing-only")
+def test_without_a_check_or_values_the_cycles_counts_and_energy_are_the_same(folder, tmp_path):
+    checked = report(folder, tmp_path)
+    values = report(folder, tmp_path, "--no-check")
+    time = report(folder, tmp_path, "--timing-only")
     assert (checked["bit_exact"], values["bit_exact"], time["bit_exact"]) == (True, None, None)
     assert (checked["images_checked"], values["images_checked"], time["images_checked"]) == (1, 0, 0)
     assert checked["outputs"] == values["outputs"] is not None

@@ -225,7 +225,11 @@ def test_a_machine_supports_everything_unless_it_says_otherwise():
     "old, new, expected",
     [
         ("rows = 8", "row = 8", " [array]: unknown key 'row'; did you mean 'rows'?"),
-        ("rows = 8", "rows = 8\nx = 1", " [array]: unknown key 'x'; known here: rows, columns, dataflow, psum_bits, serial_tiles"),
+        (
+            "rows = 8",
+            "rows = 8\nx = 1",
+            " [array]: unknown key 'x'; known here: rows, columns, dataflow, psum_bits, serial_tiles",
+        ),
         ("rows = 8", "", " [array]: key 'rows' is missing; add it"),
         ("[table]", "[tables]", ": unknown key 'tables'; did you mean 'table'?"),
         ("[table]\nmemory_bytes = 512", "", ": section [table] is missing; add it"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
 from accelsim.cli_topology import run_topology, topology, topology_arguments
@@ -188,6 +189,9 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--telemetry", action="store_true", default=None, help="watch partial sums whatever the size")
     parser.add_argument(
         "--json", type=Path, metavar="F", help="write the report as JSON; /dev/stdout: in place of the text"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="F", help="write the report as one page for a browser, timeline included"
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw energy, utilisation, timeline, partial sums")
 
@@ -670,11 +674,11 @@ def _for_side(arguments: argparse.Namespace, workload: str, other: str | None) -
 def _side(source: Source, hardware: Hardware) -> Side:
     """A workload as `compare` takes it: little work by the reference evaluation, more by the engine."""
     from accelsim.engine import execute
-    from accelsim.ir import Mac, evaluate, quantize_input
+    from accelsim.ir import evaluate, quantize_input
     from accelsim.report import Side
 
     names = [node.name for node in source.graph.nodes]
-    macs = sum(source.graph.macs(node) for node in source.graph.nodes if isinstance(node, Mac))
+    macs = sum(map(source.graph.macs, source.graph.nodes))
     done = 0
 
     def codes(images: Any) -> dict[str, Any]:
@@ -1002,18 +1006,21 @@ def _finish(
 ) -> int:
     """Report a run in every form asked for; returns the exit code."""
     from accelsim.accounting import price
-    from accelsim.files import is_standard_output, write_json
-    from accelsim.report import build_report, show, show_image, write_figures
+    from accelsim.files import is_standard_output, write_json, write_whole
+    from accelsim.report import build_report, html_report, show, show_image, write_figures
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)
     report["float_accuracy"] = float_accuracy
     if arguments.json is not None:
         write_json(arguments.json, report)
+    if arguments.html is not None:
+        page = html_report(outcome, graph, report, _command(arguments), _run_versions())
+        write_whole(arguments.html, page)
     if arguments.figures is not None:
         write_figures(outcome, graph, priced, arguments.figures)
-    if arguments.json is not None and is_standard_output(arguments.json):  # JSON alone, for the reader at the other end
-        return 1 if report["bit_exact"] is False else 0
+    if any(path is not None and is_standard_output(path) for path in (arguments.json, arguments.html)):
+        return 1 if report["bit_exact"] is False else 0  # JSON or HTML alone, for the reader at the other end
     if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
         label = None if outcome.labels is None else int(outcome.labels[0])
         print(show_image(image, int(outcome.outputs[0].argmax()), label))
@@ -1029,8 +1036,38 @@ def _check_destinations(arguments: argparse.Namespace) -> None:
     for option in ("output", "figures", "dump_tensors", "export"):
         if getattr(arguments, option, None) is not None:
             check_folder(getattr(arguments, option))
-    if getattr(arguments, "json", None) is not None:
-        check_file(arguments.json)
+    for option in ("json", "html"):
+        if getattr(arguments, option, None) is not None:
+            check_file(getattr(arguments, option))
+
+
+_DESTINATIONS = frozenset({"json", "html", "figures", "dump_tensors", "trace"})
+"""Options of a run that say where something is written, and change nothing of it."""
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command of a run without its destinations, so that the same run has the same page wherever it lies."""
+    import shlex
+
+    words = arguments.parser.prog.split()
+    for action in arguments.parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if action.dest in _DESTINATIONS or value is None or value == action.default:
+            continue
+        if not action.option_strings:
+            words.append(str(value))
+        elif value is True:
+            words.append(action.option_strings[-1])
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [action.option_strings[-1], str(one)]
+    return shlex.join(words)
+
+
+def _run_versions() -> dict[str, str]:
+    """Versions of what a run's numbers come from; torch where it was asked for anything."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {**_versions("simpy", *(("torch",) if "torch" in sys.modules else ())), "python": python}
 
 
 def _positive(option: str, value: int) -> int:
@@ -1301,6 +1338,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         "where two requantisations differ, by how much, and what it does to accuracy",
         _requant_diff_arguments,
     ),
+    "explain": (explain, "why a layer takes its cycles, and what would help: what-ifs, simulated", explain_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),

@@ -93,9 +93,9 @@ def narrow_network(name: str, flow: str) -> Program:
     convolutions of both strides, ReLU6 and linear bottlenecks. On 4 KiB most tensors stream through DRAM in bands.
     """
     import torch
+    from accelsim.workloads import imagenet_models
 
     import accelsim
-    from accelsim.workloads import imagenet_models
 
     torch.manual_seed(3)
     module = getattr(imagenet_models, name)(width=8, classes=10).eval()

@@ -158,10 +158,10 @@ def test_second_operand_goes_to_dram_once_and_comes_back_by_tokens_or_by_channel
         for label in (0, 1)
     )
     stores = [i for i in program.instructions if type(i) is Store]
-    # The input is in DRAM already: only the result goes there.
-    assert [store.row_bytes for store in stores] == [30]
-    # Keys: for 4 tokens of a head 3 channels, fewer transfers; for the fifth token one down its column.
-    assert [(load.row_bytes, load.rows) for load in scores] == [(1, 4)] * 3 + [(1, 3)] + [(1, 4)] * 3 + [(1, 3)]
+    # Keys: 5 tokens, each to a column of the transposed copy; values: the input is in DRAM; the result.
+    assert [(store.row_bytes, store.rows, store.dram_step) for store in stores] == [(1, 6, 5)] * 5 + [(30, 1, 0)]
+    # A row of 4 tokens, and of the fifth, for each of 3 channels of a head.
+    assert [(load.row_bytes, load.rows, load.dram_step) for load in scores] == [(4, 3, 5), (1, 3, 5)] * 2
     # Values: a row of 3 channels for each of 5 tokens.
     assert [(load.row_bytes, load.rows, load.dram_step) for load in mixed] == [(3, 5, 6)] * 2
     computes = [i for i in program.instructions if isinstance(i, Compute)]
@@ -209,8 +209,9 @@ def test_rtl_equals_the_machine(flow, unsigned):
     program.dram[region.address : region.address + codes.size] = (codes & 0xFF).astype(np.uint8).ravel()
     computes = [i for i in program.instructions if isinstance(i, Compute)]
     assert {i.weight_unsigned for i in computes if i.label > 0} == {int(unsigned)}
-    # The second operand of both images once for each product, then the result.
-    assert [i.row_bytes for i in program.instructions if type(i) is Store] == [2 * 7 * 6] * 3
+    # The second operand of both images for each product, the first time by channel, then the result.
+    stores = [(i.row_bytes, i.rows) for i in program.instructions if type(i) is Store]
+    assert stores == [(1, 7)] * 12 + [(2 * 7 * 6, 1)] * 2
     result = cosimulate(program)
     assert result.difference is None, str(result.difference)
 

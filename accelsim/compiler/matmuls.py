@@ -1,9 +1,9 @@
 """Products of two activation tensors: the second goes to DRAM and comes back as weights.
 
 COMPUTE reads its stationary operand from the weight buffer alone, so the second operand is STOREd (where it is not in
-DRAM already) and its rows are LOADed, image by image and head by head. Rows of one token are consecutive in DRAM. Where
-K goes over channels, weight row k takes byte k of every token: transfers of one byte a row, which DRAM is slow at, and
-as few of them as there are tokens or channels in a block, whichever is fewer.
+DRAM already) and its rows are LOADed, image by image and head by head. Where K goes over tokens, a weight row is
+consecutive in DRAM. Where K goes over channels, it is one byte of every token: the copy is STOREd transposed, by
+transfers of one byte a row, which DRAM is slow at; and where the operand lives in DRAM as it is, such are the LOADs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from accelsim.compiler.tiling import Part, Rectangle, Runs, parts_of, rectangles
 from accelsim.config import RECORD_BYTES, TABLE_ENTRIES
 from accelsim.errors import InputError
 from accelsim.ir import MatMul, bits_for, products_of
-from accelsim.isa import Compute, Load, Memory, Piece, Post, Source, Start, pack_records
+from accelsim.isa import Compute, Load, Memory, Piece, Post, Source, Start, Store, pack_records
 
 NOTHING = Rectangle(0, 0, 0, 0, 0, 0)
 
@@ -83,8 +83,9 @@ class MatMulLayer(CutLayer):
                 f"layer {head.name} does not fit: {self.widest} output channels at once need {need} bytes of the "
                 f"parameter buffer, {hardware.parameter.memory_bytes} there; use parameter.memory_bytes >= {need}"
             )
-        self._second_base = 0
+        self._base = 0  # of the second operand in DRAM
         self._scratch: int | None = None
+        self._transposed = False
 
     def groups(self, most: int) -> list[Group]:
         """Consecutive blocks, at most so many."""
@@ -103,18 +104,54 @@ class MatMulLayer(CutLayer):
     def store_second(self, home: Home, images: int) -> None:
         """Have the second operand of a group of images in DRAM: where it lives, where the input is, or in a copy.
 
+        A copy whose channels are the K of the product is stored transposed, (channel, token).
+
         Args:
             home: of the second operand.
             images: of the group, the first group having the most.
         """
-        self._second_base = home.dram
-        if home.on_chip is None or self.matmul.inputs[1] == self.emitter.graph.input.name:
+        by_channel = self.matmul.second == "channels"
+        self._base, self._transposed = home.dram, False
+        if home.on_chip is None or (not by_channel and self.matmul.inputs[1] == self.emitter.graph.input.name):
             return
-        size = images * self.second.size
+        size = self.second.size
         if self._scratch is None:
-            self._scratch = self.emitter.dram.reserve(size)
-        self._second_base = self._scratch
-        self.emitter.store(self.operation.label, home.on_chip, self._scratch, size)
+            self._scratch = self.emitter.dram.reserve(images * size)
+        self._base, self._transposed = self._scratch, by_channel
+        if not by_channel:
+            self.emitter.store(self.operation.label, home.on_chip, self._base, images * size)
+            return
+        channels, tokens = self.second.channels, size // self.second.channels
+        label = self.operation.label
+        for image in range(images):
+            dram, buffer = self._base + image * size, home.on_chip + image * size
+            if tokens <= channels:  # a transfer for each token, or for each channel, whichever are fewer
+                stores = [
+                    Store(
+                        label=label,
+                        dram_address=dram + token,
+                        buffer_address=buffer + token * channels,
+                        row_bytes=1,
+                        rows=channels,
+                        dram_step=tokens,
+                        buffer_step=1,
+                    )
+                    for token in range(tokens)
+                ]
+            else:
+                stores = [
+                    Store(
+                        label=label,
+                        dram_address=dram + channel * tokens,
+                        buffer_address=buffer + channel,
+                        row_bytes=1,
+                        rows=tokens,
+                        dram_step=1,
+                        buffer_step=channels,
+                    )
+                    for channel in range(channels)
+                ]
+            self.emitter.instructions += stores
 
     def constant_bytes(self, group: Group) -> list[int]:
         """Bytes of the LOAD of records, and of the table's."""
@@ -156,12 +193,15 @@ class MatMulLayer(CutLayer):
     def transfers(self, block: Columns, part: Part) -> list[Load]:
         """LOADs of a block's weight rows of one part, for image 0 and from address 0 of the weight buffer on."""
         channels = self.second.channels
+        tokens, width = self.second.size // channels, channels // self.matmul.heads
         lanes, rows = block.lanes, part.length
-        first = block.head * (channels // self.matmul.heads)
         common = {"label": self.operation.label, "memory": Memory.WEIGHT}
-        if self.matmul.second == "tokens":
-            at = part.offset * channels + first + block.first
-            if lanes == channels:
+        if self.matmul.second == "tokens" or self._transposed:
+            step, row, column = channels, part.offset, block.head * width + block.first
+            if self._transposed:
+                step, row, column = tokens, block.head * width + part.offset, block.first
+            at = row * step + column
+            if lanes == step:
                 return [Load(**common, dram_address=at, buffer_address=0, row_bytes=rows * lanes)]
             return [
                 Load(
@@ -170,11 +210,11 @@ class MatMulLayer(CutLayer):
                     buffer_address=0,
                     row_bytes=lanes,
                     rows=rows,
-                    dram_step=channels,
+                    dram_step=step,
                     buffer_step=lanes,
                 )
             ]
-        at = block.first * channels + first + part.offset
+        at = block.first * channels + block.head * width + part.offset
         if lanes <= rows:  # a transfer for each token: down one column of weights
             return [
                 Load(
@@ -204,7 +244,7 @@ class MatMulLayer(CutLayer):
     def _load_weights(self, block: Columns, part: Part, image: int) -> int:
         """LOAD the weight rows of one image; returns their address in the weight buffer."""
         base = self.emitter.weights.take(part.length * block.lanes)
-        at = self._second_base + image * self.second.size
+        at = self._base + image * self.second.size
         for load in self.transfers(block, part):
             self.emitter.instructions.append(
                 Load(

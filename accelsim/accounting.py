@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,7 +11,8 @@ from accelsim.compiler import compile_graph
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport, EnergyTable, LayerCounts, evaluate, memory_capacities
 from accelsim.ir import IntegerGraph, Mac
-from accelsim.machine import Accelerator
+from accelsim.isa import Unit
+from accelsim.machine import Accelerator, Issued
 from accelsim.pipeline import Outcome
 from accelsim.timing import Counts, OpKey
 
@@ -56,13 +58,40 @@ def layer_cycles(outcome: Outcome) -> list[int]:
     A batch run in groups of images passes through the layers once a group; a layer's passes are added up.
     """
     cycles = [0] * len(outcome.program.layers)
-    completion = -1
-    in_program_order = sorted(outcome.timed.timeline, key=lambda issued: issued.index)
-    for label, passed in groupby(in_program_order, key=lambda issued: issued.label):
-        last = max(issued.done for issued in passed)
-        cycles[label] += max(last - completion, 0)
-        completion = max(completion, last)
+    for label, first, last in layer_passes(outcome.timed.timeline):
+        cycles[label] += last - first + 1
     return cycles
+
+
+def layer_passes(timeline: Iterable[Issued]) -> Iterator[tuple[int, int, int]]:
+    """(label, first cycle, last cycle) of each pass through a layer, in program order.
+
+    Passes follow one another without a gap from cycle 0 to the run's last; one that ends before the pass it follows
+    has no cycles, and is left out (docs/microarchitecture.md, section 4).
+    """
+    completion = -1
+    for label, passed in groupby(sorted(timeline, key=lambda issued: issued.index), key=lambda issued: issued.label):
+        last = max(issued.done for issued in passed)
+        if last > completion:
+            yield label, completion + 1, last
+            completion = last
+
+
+def busy_cycles(timeline: Iterable[Issued]) -> dict[Unit, int]:
+    """Cycles in which each unit has at least one instruction between issue and done; those of COMPUTE overlap."""
+    busy, last = dict.fromkeys(Unit, 0), dict.fromkeys(Unit, -1)
+    for one in sorted(timeline, key=lambda one: one.issue):
+        busy[one.unit] += max(one.done - max(one.issue - 1, last[one.unit]), 0)
+        last[one.unit] = max(last[one.unit], one.done)
+    return busy
+
+
+def stall_spans(issued: Issued) -> Iterator[tuple[Unit, int, int]]:
+    """(unit waited for, first cycle, cycles) of an instruction's stalls in order; the last ends where it issues."""
+    first = issued.issue - sum(cycles for _, cycles in issued.stalls)
+    for source, cycles in issued.stalls:
+        yield source, first, cycles
+        first += cycles
 
 
 def idle_cycles(available: list[int], used: list[int]) -> list[int]:

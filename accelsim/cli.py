@@ -186,6 +186,9 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="F", help="write the report as JSON; /dev/stdout: in place of the text"
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw energy, utilisation, timeline, partial sums")
+    parser.add_argument(
+        "--trace", type=Path, metavar="F", help="write every instruction for ui.perfetto.dev; F.json or F.json.gz"
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -977,7 +980,7 @@ def _finish(
     """Report a run in every form asked for; returns the exit code."""
     from accelsim.accounting import price
     from accelsim.files import is_standard_output, write_json
-    from accelsim.report import build_report, show, show_image, write_figures
+    from accelsim.report import build_report, show, show_image, write_figures, write_trace
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)
@@ -986,8 +989,11 @@ def _finish(
         write_json(arguments.json, report)
     if arguments.figures is not None:
         write_figures(outcome, graph, priced, arguments.figures)
-    if arguments.json is not None and is_standard_output(arguments.json):  # JSON alone, for the reader at the other end
-        return 0 if report["bit_exact"] else 1
+    if arguments.trace is not None:
+        write_trace(outcome, arguments.trace)
+    for path in (arguments.json, arguments.trace):
+        if path is not None and is_standard_output(path):  # JSON alone, for the reader at the other end
+            return 0 if report["bit_exact"] else 1
     if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
         label = None if outcome.labels is None else int(outcome.labels[0])
         print(show_image(image, int(outcome.outputs[0].argmax()), label))
@@ -1003,8 +1009,9 @@ def _check_destinations(arguments: argparse.Namespace) -> None:
     for option in ("output", "figures", "dump_tensors", "export"):
         if getattr(arguments, option, None) is not None:
             check_folder(getattr(arguments, option))
-    if getattr(arguments, "json", None) is not None:
-        check_file(arguments.json)
+    for option in ("json", "trace"):
+        if isinstance(getattr(arguments, option, None), Path):  # `vectors check` takes a number of lines by that name
+            check_file(getattr(arguments, option))
 
 
 def _positive(option: str, value: int) -> int:

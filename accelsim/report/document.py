@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from accelsim.accounting import count_of, layer_counts, layer_cycles
+from accelsim.accounting import busy_cycles, count_of, layer_counts, layer_cycles
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
@@ -90,6 +90,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
             "images_per_second": program.batch / seconds if seconds else 0.0,
             "tops": 2 * macs / seconds * 1e-12 if seconds else 0.0,
             "instructions": len(program.instructions),
+            "busy_cycles": {unit.name.lower(): n for unit, n in busy_cycles(timeline).items()},
         },
         "energy_by_op": {op: figure.as_numbers() for op, figure in energy.by_op.items()},
         "energy_title": energy.table.title,

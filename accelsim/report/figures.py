@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accelsim.accounting import busy_cycles, stall_spans
 from accelsim.config import Hardware
 from accelsim.config.hardware import hardware_from_dict
 from accelsim.energy import PLACES, EnergyReport
@@ -280,18 +281,19 @@ def timeline_figure(outcome: Outcome) -> Figure:
     _layer_ribbon(axes, timeline, layers, total)
     many = len(timeline) > 5000  # a picture inside the SVG then, instead of tens of thousands of shapes
     edge = {"edgecolor": "white", "linewidth": 0.5} if len(timeline) <= 150 else {"linewidth": 0}
+    busy = busy_cycles(timeline)
     for unit in Unit:
         mine = [issued for issued in timeline if issued.unit is unit]
         for label in sorted({issued.label for issued in mine}):
             spans = [(issued.issue, issued.done + 1 - issued.issue) for issued in mine if issued.label == label]
-            busy = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
-            busy.set_gid(f"busy {unit.name} {layers[label]}")
+            bars = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
+            bars.set_gid(f"busy {unit.name} {layers[label]}")
         for source, spans in _stall_spans(mine).items():
             face, hatch, ink = STALLS[source]
             look: dict[str, Any] = {"facecolor": face, "edgecolor": ink, "hatch": hatch, "linewidth": 0}
             waits = axes.broken_barh(spans, (unit + 0.17, 0.2), rasterized=many, **look)
             waits.set_gid(f"stall {unit.name} {source.name}")
-        works, stalled = _busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
+        works, stalled = busy[unit], sum(n for issued in mine for _, n in issued.stalls)
         text = f"busy {share(works, total)}\nstalled {share(stalled, total)}"
         axes.text(1.008, unit, text, transform=axes.get_yaxis_transform(), va="center", color=INK, linespacing=1.35)
     axes.set_yticks([-1, *Unit], ["array at", *(unit.name for unit in Unit)])
@@ -326,23 +328,12 @@ def _layer_ribbon(axes: Axes, timeline: list[Issued], layers: list[str], total: 
 
 
 def _stall_spans(issued: list[Issued]) -> dict[Unit, list[tuple[int, int]]]:
-    """(first cycle, cycles) of one unit's stalls by the unit waited for; they end where the instruction issues."""
+    """(first cycle, cycles) of one unit's stalls by the unit waited for."""
     spans: dict[Unit, list[tuple[int, int]]] = defaultdict(list)
     for one in issued:
-        first = one.issue - sum(cycles for _, cycles in one.stalls)
-        for source, cycles in one.stalls:
+        for source, first, cycles in stall_spans(one):
             spans[source].append((first, cycles))
-            first += cycles
     return {unit: spans[unit] for unit in Unit if unit in spans}
-
-
-def _busy_cycles(issued: list[Issued]) -> int:
-    """Cycles in which one unit has an instruction at work; those of COMPUTE overlap."""
-    busy, last = 0, -1
-    for one in sorted(issued, key=lambda one: one.issue):
-        busy += max(one.done - max(one.issue - 1, last), 0)
-        last = max(last, one.done)
-    return busy
 
 
 # Partial sums -------------------------------------------------------------------------------------------------

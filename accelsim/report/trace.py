@@ -33,12 +33,12 @@ from accelsim.report.occupancy import memory_sizes, occupancy
 
 Event = dict[str, Any]
 
-# Processes of the file. Threads are numbered through, because Perfetto looks a thread's name up by its number alone.
+# Processes of the file, and their threads: numbered through, because Perfetto looks a thread's name up by its number
+# alone, and in the order they are to be shown.
 MACHINE, STALLS, MEMORIES = 1, 2, 3
 LAYERS = 10
-UNITS = {unit: 11 + unit for unit in Unit}
-WAITS = {unit: 21 + unit for unit in Unit}
-DRAINS = {unit: 100 * (1 + unit) for unit in Unit}  # the first of as many tracks as need be
+UNITS = {unit: 100 * (1 + unit) for unit in Unit}  # followed by as many draining tracks as need be
+WAITS = {unit: 1000 + unit for unit in Unit}
 
 MEMORY_NAMES: dict[Space, str] = {
     "activation": "activation buffer",
@@ -92,27 +92,28 @@ def events(outcome: Outcome) -> Iterator[Event]:
     yield from _stalls(program, timeline)
     for space, changes in occupancy(program, timeline).items():
         unit = "words" if space == "accumulator" else "bytes"
-        name = f"{MEMORY_NAMES[space]} of {memory_sizes(program)[space]:,} {unit}"
+        series = f"live {unit} of {memory_sizes(program)[space]:,}"
         for cycle, live in changes:
-            yield _counter(name, "live", cycle, live)
+            yield _counter(MEMORY_NAMES[space], series, cycle, live)
     yield from _dram(program, timeline)
 
 
 def _names(program: Program) -> Iterator[Event]:
     """Metadata: what processes and the tracks that are always there are called, and their order."""
-    head = f"{program.name} on {describe_hardware(program.hardware)}: 1 us here = 1 cycle = {_ns(program, 1):g} ns"
-    for pid, name in ((MACHINE, head), (STALLS, "stalls: what each unit waits for"), (MEMORIES, "memories")):
+    for pid, name in ((MACHINE, f"{program.name}: 1 us = 1 cycle"), (STALLS, "stalls"), (MEMORIES, "memories")):
         yield {"ph": "M", "name": "process_name", "pid": pid, "tid": pid, "args": {"name": name}}
         yield {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": pid, "args": {"sort_index": pid}}
-    yield from _track(MACHINE, LAYERS, "layers", 0)
+    labels = {"labels": describe_hardware(program.hardware)}
+    yield {"ph": "M", "name": "process_labels", "pid": MACHINE, "tid": MACHINE, "args": labels}
+    yield from _track(MACHINE, LAYERS, "layers")
     for unit in Unit:
-        yield from _track(MACHINE, UNITS[unit], unit.name, UNITS[unit] * 10)
-        yield from _track(STALLS, WAITS[unit], f"{unit.name} waits", WAITS[unit])
+        yield from _track(MACHINE, UNITS[unit], unit.name)
+        yield from _track(STALLS, WAITS[unit], f"{unit.name} waits")
 
 
-def _track(pid: int, tid: int, name: str, place: int) -> Iterator[Event]:
+def _track(pid: int, tid: int, name: str) -> Iterator[Event]:
     yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": name}}
-    yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": place}}
+    yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
 
 
 def _layers(program: Program, timeline: list[Issued]) -> Iterator[Event]:
@@ -145,11 +146,11 @@ def _instructions(program: Program, timeline: list[Issued]) -> Iterator[Event]:
             yield _flow("f", number, track, issued.issue)
         if end < done:
             lane = next((i for i, free in enumerate(drains[unit]) if free <= end), len(drains[unit]))
-            track = DRAINS[unit] + lane
+            track = UNITS[unit] + 1 + lane
             if lane == len(drains[unit]):
                 drains[unit].append(0)
                 which = f" {lane + 1}" if lane else ""
-                yield from _track(MACHINE, track, f"{unit.name} draining{which}", UNITS[unit] * 10 + 1 + lane)
+                yield from _track(MACHINE, track, f"{unit.name} draining{which}")
             drains[unit][lane] = done
             yield _slice(program, "drain", f"{name} drains", MACHINE, track, end, done, {"index": index})
         for number in gives.get(index, ()):
@@ -223,8 +224,7 @@ def _dram(program: Program, timeline: list[Issued]) -> Iterator[Event]:
         for cycle in sorted(steps):
             if steps[cycle] or cycle == 0:
                 flowing += steps[cycle]
-                title = f"{name}, at most {dram.bandwidth_bytes_per_cycle} bytes per cycle"
-                yield _counter(title, "rate", cycle, float(flowing))
+                yield _counter(name, f"bytes per cycle of {dram.bandwidth_bytes_per_cycle}", cycle, float(flowing))
 
 
 def _slice(

@@ -63,18 +63,22 @@ def layer_cycles(outcome: Outcome) -> list[int]:
     return cycles
 
 
-def layer_passes(timeline: Iterable[Issued]) -> Iterator[tuple[int, int, int]]:
+def layer_passes(timeline: Iterable[Issued]) -> list[tuple[int, int, int]]:
     """(label, first cycle, last cycle) of each pass through a layer, in program order.
 
-    Passes follow one another without a gap from cycle 0 to the run's last; one that ends before the pass it follows
-    has no cycles, and is left out (docs/microarchitecture.md, section 4).
+    They follow one another without a gap from cycle 0 to the run's last. A pass that ends before the one it follows
+    has no cycles (docs/microarchitecture.md, section 4): it is left out, and if its neighbours are of one layer, they
+    are one.
     """
+    spans: list[tuple[int, int, int]] = []
     completion = -1
     for label, passed in groupby(sorted(timeline, key=lambda issued: issued.index), key=lambda issued: issued.label):
         last = max(issued.done for issued in passed)
         if last > completion:
-            yield label, completion + 1, last
+            first = spans.pop()[1] if spans and spans[-1][0] == label else completion + 1
+            spans.append((label, first, last))
             completion = last
+    return spans
 
 
 def busy_cycles(timeline: Iterable[Issued]) -> dict[Unit, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_diff import diff, diff_arguments
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
 from accelsim.errors import InputError, did_you_mean
@@ -1281,6 +1282,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         "where two requantisations differ, by how much, and what it does to accuracy",
         _requant_diff_arguments,
     ),
+    "diff": (diff, "two runs side by side, from their reports: configuration, cycles, energy, stalls", diff_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),

@@ -127,15 +127,19 @@ def write_json(path: FilePath, value: Any) -> None:
     write_whole(path, text + "\n")
 
 
-def read_bytes(path: FilePath) -> bytes:
+def read_bytes(path: FilePath, most: int | None = None) -> bytes:
     """Return all of the file.
 
+    Args:
+        path: may be a pipe.
+        most: bytes it may have; no more are read.
     Raises:
-        InputError: there is no such file, it is a folder, or it may not be read.
+        InputError: there is no such file, it is a folder, it may not be read, or it has more than `most` bytes.
     """
     name = os.fspath(path)
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            content = stream.read(-1 if most is None else most + 1)
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file{_near_name(Path(path)) or '; check the path'}") from error
     except IsADirectoryError as error:
@@ -146,15 +150,21 @@ def read_bytes(path: FilePath) -> bytes:
         raise InputError(f"{name}: cannot read: {error.strerror}; check the path") from error
     except ValueError as error:
         raise InputError(f"{name!r}: cannot read: {error}; check the path") from error
+    if most is not None and len(content) > most:
+        raise InputError(f"{name}: has more than {most:,} bytes, too many for what it should be; check the path")
+    return content
 
 
-def read_text(path: FilePath) -> str:
+def read_text(path: FilePath, most: int | None = None) -> str:
     """Return all of the file as text; line ends are kept as they are.
 
+    Args:
+        path: may be a pipe.
+        most: bytes it may have.
     Raises:
         InputError: as `read_bytes`, or the file is not UTF-8.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, most)
     try:
         return content.decode()
     except UnicodeDecodeError as error:

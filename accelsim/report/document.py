@@ -12,6 +12,7 @@ from accelsim.energy.evaluation import as_number
 from accelsim.ir import IntegerGraph, Mac, proved_overflow_free
 from accelsim.isa import Unit
 from accelsim.machine import Issued
+from accelsim.numerics import Requantization
 from accelsim.pipeline import Outcome
 
 
@@ -57,6 +58,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
                 "name": layer.name,
                 "op": layer.op,
                 "nodes": list(layer.nodes),
+                **_bits(outcome, graph, label),
                 "cycles": took,
                 "macs": macs,
                 "stall_cycles": stalls(timeline, label),
@@ -97,6 +99,8 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
         "energy_sources": {op: energy.table.provenance(op) for op in energy.by_op},
         "energy_notes": list(energy.notes),
         "layers": layers,
+        "activation": {"bits": graph.activation.bits, "signed": graph.activation.signed},
+        "requantization": _requantization(graph.requantization),
         "zero_points": graph.zero_points,
         "bias_at": graph.bias_at,
         "images_checked": outcome.images_checked,
@@ -104,6 +108,26 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
         "outputs": None if outcome.outputs is None else outcome.outputs.tolist(),
     }
     return report
+
+
+def _bits(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str, int | None]:
+    """Bits of a layer's weights and of its sums; null where it has no products."""
+    node = graph.by_name[outcome.program.layers[label].name]
+    if not isinstance(node, Mac):
+        return {"weight_bits": None, "accumulator_width_bits": None}
+    width = node.accumulator_width_bits or outcome.program.hardware.accumulator.width_bits
+    return {"weight_bits": node.weight_bits, "accumulator_width_bits": width}
+
+
+def _requantization(how: Requantization) -> dict[str, Any]:
+    return {
+        "scheme": how.scheme.value,
+        "rounding": how.rounding.value,
+        "multiplier_bits": how.multiplier_bits,
+        "order": how.order,
+        "guard_bits": how.guard_bits,
+        "output_overflow": how.output_overflow,
+    }
 
 
 def _partial_sums(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str, int | None]:

@@ -76,9 +76,9 @@ def test_version(capsys):
             "inputs from DRAM in columns; this graph has 5 layers, the first a conv2d; use 'ws' or 'os'",
         ),
         (
-            ["run", "lenet5_digits", "--set", "activation.memory_bytes=2000"],
-            "lenet5_digits does not fit: its tensors input, s2 live together and need 2200 bytes of the activation "
-            "buffer, 2000 there; use activation.memory_bytes >= 2200 or a smaller input",
+            ["run", "lenet5_digits", "--set", "activation.memory_bytes=400"],
+            "layer c5 does not fit: the smallest band of its operands and its result needs 416 bytes of the activation "
+            "buffer, 400 there; use activation.memory_bytes >= 416 or a smaller input",
         ),
         (
             ["run", "lenet5_digits", "--quantization-set", "accumulator_width_bits.c3=40"],

@@ -202,6 +202,18 @@ def test_layers_of_one_report_alone_are_named(pair, compare):
     assert "- the networks are not the same" in text
 
 
+def test_outputs_are_compared_where_both_reports_have_as_many(pair, compare):
+    a, b = pair
+    b["outputs"] = copy.deepcopy(a["outputs"])
+    assert compare(a, b)[1]["outputs"] == "equal"
+    b["outputs"][1][0] += 1
+    assert compare(a, b)[1]["outputs"] == "different"
+    del b["outputs"][1]
+    assert compare(a, b)[1]["outputs"] is None
+    b["outputs"] = None
+    assert compare(a, b)[1]["outputs"] is None
+
+
 def test_a_layer_with_other_macs_makes_another_network(pair, compare):
     a, b = pair
     b["layers"][0]["macs"] += 2
@@ -253,12 +265,14 @@ def test_energies_in_different_units_are_not_subtracted(pair, compare, tmp_path,
 def test_a_report_that_is_not_bit_exact_or_of_older_days(pair, compare):
     a, b = pair
     a |= {"bit_exact": False, "mismatch": "image 3, node c1"}
+    b["bit_exact"] = None
     del b["totals"]["busy_cycles"], b["activation"], b["requantization"]
     for layer in b["layers"]:
         del layer["weight_bits"], layer["accumulator_width_bits"]
     code, document, text = compare(a, b)
     assert code == 0
     assert "- A is not bit-exact: image 3, node c1\n" in text
+    assert "- B was compared with no reference\n" in text
     assert document["totals"]["busy_cycles.load"]["b"] is None
     assert {"key": "requantization.scheme", "a": "fixed_point", "b": None} in document["configuration"]
     assert not any("layers." in row["key"] for row in document["configuration"])

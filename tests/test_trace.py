@@ -266,8 +266,8 @@ def check_against_second_ways(outcome: Outcome, trace: dict) -> None:
         for event in found[f"{unit.name} waits"]:
             waits[event["name"].removeprefix("waits for ")] += event["dur"]
         said: Counter[str] = Counter()
-        for label in range(len(program.layers)):
-            for cause, cycles in stalls(timeline, label).items():
+        for causes in stalls(timeline).values():
+            for cause, cycles in causes.items():
                 waiting, _, source = cause.partition("_waits_for_")
                 said[source.upper()] += cycles if waiting == unit.name.lower() else 0
         assert +waits == +said

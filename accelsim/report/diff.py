@@ -198,14 +198,16 @@ def _notes(a: SavedReport, b: SavedReport, matched: int, related: bool) -> list[
             "the tables'"
         )
     for side, report in (("A", a), ("B", b)):
-        if not report.bit_exact:
+        if report.bit_exact is False:
             notes.append(f"{side} is not bit-exact: {report.mismatch}")
+        elif report.bit_exact is None:
+            notes.append(f"{side} was compared with no reference")
     return notes
 
 
 def _outputs(a: SavedReport, b: SavedReport) -> str | None:
     """Whether the same images gave the same codes, as far as reports can tell."""
-    if a.outputs is None or b.outputs is None or a.images_checked != b.images_checked:
+    if a.outputs is None or b.outputs is None or len(a.outputs) != len(b.outputs):
         return None
     return "equal" if a.outputs == b.outputs else "different"
 

@@ -73,7 +73,7 @@ class SavedReport(Part):
     workload: str
     hardware: dict[str, Any]
     batch: Annotated[int, Field(ge=1, le=1 << 63)]
-    bit_exact: bool
+    bit_exact: bool | None
     mismatch: str | None
     totals: SavedTotals
     energy_by_op: dict[str, SavedOperation]
@@ -82,9 +82,8 @@ class SavedReport(Part):
     requantization: dict[str, Any] | None = None
     zero_points: str
     bias_at: str
-    images_checked: Count
     accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
-    outputs: Any
+    outputs: list[Any] | None
 
     @model_validator(mode="after")
     def _layers_have_names_of_their_own(self) -> SavedReport:

@@ -1024,7 +1024,7 @@ def _check_destinations(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option, None) is not None:
             check_folder(getattr(arguments, option))
     for option in ("json", "trace"):
-        if isinstance(getattr(arguments, option, None), Path):  # `vectors check` takes a number of lines by that name
+        if getattr(arguments, option, None) is not None:
             check_file(getattr(arguments, option))
 
 

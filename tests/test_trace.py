@@ -275,15 +275,27 @@ def check_against_second_ways(outcome: Outcome, trace: dict) -> None:
     # Tokens: the k-th that A gives B is the k-th that B takes from A.
     times = {issued.index: issued for issued in timeline}
     pairs = Counter()
+    there: dict[int, dict[str, int]] = defaultdict(dict)  # by taker, from which cycle each unit's token is there
     for a in Unit:
         for b in Unit:
             gives = [i for i, x in enumerate(program.instructions) if x.UNIT is a and x.signal >> b & 1]
             takes = [i for i, x in enumerate(program.instructions) if x.UNIT is b and x.wait >> a & 1]
             pairs.update((times[g].done, times[t].issue) for g, t in zip(gives, takes, strict=True))
+            there |= {t: {**there[t], a.name: times[g].done + 1} for g, t in zip(gives, takes, strict=True)}
     ends: dict[int, dict[str, int]] = defaultdict(dict)
     for event in of(trace, cat="token"):
         ends[event["id"]][event["ph"]] = event["ts"]
     assert Counter((pair["s"], pair["f"]) for pair in ends.values()) == pairs
+    # In each cycle of a stall the unit named is the first whose token is missing, and the last ends at the issue.
+    for unit in Unit:
+        until = {}
+        for event in found[f"{unit.name} waits"]:
+            index, source = event["args"]["index"], event["name"].removeprefix("waits for ")
+            for cycle in range(event["ts"], event["ts"] + event["dur"]):
+                assert next(name for name, first in there[index].items() if first > cycle) == source
+            assert until.get(index, event["ts"]) == event["ts"]
+            until[index] = event["ts"] + event["dur"]
+        assert all(times[index].issue == end for index, end in until.items())
     check_occupancy(outcome, trace)
     check_dram(outcome, trace)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,7 +11,6 @@ from accelsim.compiler import compile_graph
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport, EnergyTable, LayerCounts, evaluate, memory_capacities
 from accelsim.ir import IntegerGraph, Mac
-from accelsim.isa import Unit
 from accelsim.machine import Accelerator, Issued
 from accelsim.pipeline import Outcome
 from accelsim.timing import Counts, OpKey
@@ -79,23 +78,6 @@ def layer_passes(timeline: Iterable[Issued]) -> list[tuple[int, int, int]]:
             spans.append((label, first, last))
             completion = last
     return spans
-
-
-def busy_cycles(timeline: Iterable[Issued]) -> dict[Unit, int]:
-    """Cycles in which each unit has at least one instruction between issue and done; those of COMPUTE overlap."""
-    busy, last = dict.fromkeys(Unit, 0), dict.fromkeys(Unit, -1)
-    for one in sorted(timeline, key=lambda one: one.issue):
-        busy[one.unit] += max(one.done - max(one.issue - 1, last[one.unit]), 0)
-        last[one.unit] = max(last[one.unit], one.done)
-    return busy
-
-
-def stall_spans(issued: Issued) -> Iterator[tuple[Unit, int, int]]:
-    """(unit waited for, first cycle, cycles) of an instruction's stalls in order; the last ends where it issues."""
-    first = issued.issue - sum(cycles for _, cycles in issued.stalls)
-    for source, cycles in issued.stalls:
-        yield source, first, cycles
-        first += cycles
 
 
 def idle_cycles(available: list[int], used: list[int]) -> list[int]:

@@ -1,13 +1,14 @@
 """What a user names on the command line, found: a workload as an integer graph, and the images to run on it.
 
-WORKLOAD is a shipped name, a graph or program directory, an ONNX file that is quantised already, or
+WORKLOAD is a shipped name, a graph or program directory, an ONNX file that is quantised already,
 ``file.py:function``, whose function returns a model (an `nn.Module`, or one that PyTorch's PT2E flow has quantised) and
-an example input.
+an example input, or ``file.csv:layer``, a layer of a SCALE-Sim topology with random values.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Source:
         seeded: whether nobody trained its weights, so that labels mean nothing to it.
         reference: images to the codes (N, H, W, C) of every node, as the library that quantised an imported model
             computes them; else None.
+        draw: makes that many images, where they are random; else None.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Source:
     channels: int | None = None
     seeded: bool = False
     reference: Callable[[Images], dict[str, npt.NDArray[np.int64]]] | None = None
+    draw: Callable[[int], Images] | None = None
 
 
 @dataclass
@@ -117,6 +120,8 @@ def find_workload(
         return Source(workload, graph, *_known_data(data, graph.input.output.height))
     if path.suffix == ".onnx":
         return _onnx(path, quantization, data, calibration)
+    if (named := topology_file(workload)) is not None:
+        return _topology(*named, quantization, data, calibration)
     if path.suffix == ".pt2":
         raise InputError(
             f"{workload}: torch.export.load unpickles what it reads, which can run any code; return the program from a "
@@ -166,6 +171,46 @@ def graph_folder(workload: str) -> Path | None:
     return None
 
 
+def topology_file(workload: str) -> tuple[Path, str | None] | None:
+    """A SCALE-Sim topology and the layer named of it, if one is; None where the workload is no ``file.csv``."""
+    found = re.fullmatch(r"(.*\.csv)(?::(.*))?", workload, re.DOTALL)
+    return None if found is None else (Path(found[1]), found[2])
+
+
+def topology_layers(workload: str) -> list[str]:
+    """The layers of a topology of which none is named; empty for any other workload."""
+    from accelsim.importers import read_topology
+
+    named = topology_file(workload)
+    return [] if named is None or named[1] is not None else [shape.name for shape in read_topology(named[0])]
+
+
+def _topology(
+    path: Path, layer: str | None, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None
+) -> Source:
+    """One layer of a topology."""
+    from accelsim.importers import random_images, read_topology, topology_graph
+
+    for option, value in (("--data", data), ("--calibration", calibration)):
+        if value is not None:
+            raise InputError(f"{option} {value}: the values of {path} are random; leave {option} out")
+    if quantization is not None:
+        _check_settled(str(path), quantization)
+    shapes = {shape.name: shape for shape in read_topology(path)}
+    if layer is None and len(shapes) > 1:
+        raise InputError(
+            f"{path}: holds {len(shapes)} layers that do not depend on one another; name one, such as "
+            f"{path}:{next(iter(shapes))}"
+        )
+    name = next(iter(shapes)) if layer is None else layer
+    if name not in shapes:
+        raise InputError(
+            f"{path}: has no layer {name!r}{did_you_mean(name, shapes) or '; it has ' + ', '.join(list(shapes)[:20])}"
+        )
+    graph = topology_graph(shapes[name], quantization)
+    return Source(f"{path}:{name}", graph, draw=lambda count: random_images(graph, count))
+
+
 def _onnx(path: Path, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None) -> Source:
     """A file that is quantised already."""
     from accelsim.importers import load_onnx
@@ -195,8 +240,8 @@ def find_network(workload: str, *, data: str | None = None) -> Network:
     if workload not in names:
         hint = did_you_mean(workload, names) or f"; workloads: {', '.join(names)}"
         raise InputError(
-            f"workload {workload!r} is neither a name, a graph or program directory, an ONNX file, nor "
-            f"file.py:function{hint}"
+            f"workload {workload!r} is neither a name, a graph or program directory, an ONNX file, file.py:function, "
+            f"nor file.csv:layer{hint}"
         )
     info = workloads.describe(workload)
     seeded = info.trained_on is None
@@ -330,6 +375,8 @@ def load_images(source: Source | Network, data: str | None, count: int | None) -
         found = load_dataset(source.dataset, folder, "test", count, size=source.input_size, channels=source.channels)
         labels = None if source.seeded else found.labels.astype(np.int64)
         return Labelled(found.images, labels, f"{found.name} test")
+    if isinstance(source, Source) and source.draw is not None:
+        return Labelled(source.draw(1 if count is None else count), None, "random")
     if source.example is None:
         raise InputError(f"{source.name}: no data is known for it; give --input FILE.npy, or --data NAME of a data set")
     count = len(source.example) if count is None else count

@@ -484,8 +484,9 @@ def test_a_size_no_field_can_hold_is_refused_by_the_layers_name():
 
 def test_input_stationary_refuses_a_network_in_one_line():
     assert refusal(compile_graph, lenet().graph(), edge("array.dataflow=is")) == (
-        "random: array.dataflow = 'is' runs a single linear layer without a table, because it takes its inputs from "
-        "DRAM in columns; this graph has 5 layers, the first a conv2d; use 'ws' or 'os'"
+        "random: array.dataflow = 'is' runs a single linear layer, or a 1x1 convolution over one row, without a "
+        "table, because it takes its inputs from DRAM in columns; this graph has 5 layers, the first a conv2d; use "
+        "'ws' or 'os'"
     )
     made = maker()
     made.table(made.linear(made.input(1, 1, 4), 2))

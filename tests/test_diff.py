@@ -460,7 +460,7 @@ def test_numbers_beyond_float_and_bytes_beyond_a_report(pair, tmp_path, capsys):
 
 def test_documents_have_the_documented_keys(reports, compare):
     page = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
-    chapter = page[page.index("## 13 Difference of two runs") :]
+    chapter = page[page.index("## 14 Difference of two runs") :]
     rows = re.findall(r"^\| (`[^|]*) \|", chapter, re.MULTILINE)
     _, document, _ = compare(*reports, "--fail-on=cycles=1000")
     assert document.keys() - {"format", "version"} == {key for row in rows for key in re.findall(r"`(\w+)`", row)}

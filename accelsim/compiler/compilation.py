@@ -21,8 +21,8 @@ from accelsim.compiler.streaming import Home, emit_layer
 from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, Mac, largest_sum, refuse_host_operators
-from accelsim.isa import Instruction, Layer, Memory, Modes, Program, TensorRegion
+from accelsim.ir import IntegerGraph, Linear, Mac, largest_sum, refuse_host_operators
+from accelsim.isa import Instruction, Layer, Layout, Memory, Modes, Program, TensorRegion
 from accelsim.numerics import Rounding
 from accelsim.timing import TIMING_VERSION
 
@@ -50,12 +50,13 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
     source, result = graph.input.output, graph.by_name[graph.output].output
     input_address, output_address = dram.reserve(batch * source.size), dram.reserve(batch * result.size)
     emitter = Emitter(graph, hardware, dram)
-    swapped = hardware.array.dataflow == "is"
-    if swapped:
-        check_swappable(graph, operations)
+    layout: Layout
+    if hardware.array.dataflow == "is":
+        swapped_layer = check_swappable(graph, operations)
+        layout = "columns" if isinstance(swapped_layer, Linear) else "pixel_columns"
         block = emit_stationary_inputs(emitter, operations[0], batch, input_address, output_address)
     else:
-        block = 0
+        layout, block = "nhwc", 0
         _emit_groups(emitter, operations, batch, input_address, output_address)
     modes = Modes(activation=graph.activation, zero_points=graph.zero_points, requantization=graph.requantization)
     program = Program(
@@ -70,7 +71,7 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
             address=input_address,
             batch=batch,
             shape=source.shape,
-            layout="columns" if swapped else "nhwc",
+            layout=layout,
             block=block,
             scale=source.scale,
             zero_point=source.zero_point,
@@ -82,7 +83,7 @@ def compile_graph(graph: IntegerGraph, hardware: Hardware, batch: int = 1) -> Pr
             address=output_address,
             batch=batch,
             shape=result.shape,
-            layout="columns" if swapped else "nhwc",
+            layout=layout,
             scale=result.scale,
             zero_point=result.zero_point,
             limits=result.limits,

@@ -17,7 +17,7 @@ from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.elementwise import ElementwiseLayer
 from accelsim.compiler.macs import MacLayer
 from accelsim.compiler.streaming import Home, Shape, bands_of, slices, transfers
-from accelsim.compiler.tiling import Rectangle, source_extent
+from accelsim.compiler.tiling import Part, Rectangle, source_extent
 from accelsim.config import Hardware
 from accelsim.ir import Add, Conv2d
 from accelsim.timing import D_POST
@@ -137,6 +137,8 @@ class CostModel:
         depthwise = isinstance(layer.mac, Conv2d) and layer.mac.is_depthwise
         stationary = array.dataflow == "os" and not depthwise
         tiles = sum(part.r_count * part.s_count * -(-part.length // array.rows) for part in layer.parts)
+        wave = array.rows + array.columns - 2
+        serial_group = sum(_serial_group(part, array.rows, wave) for part in layer.parts)
         pool = layer.operation.pool
         compute = post = last = parts = part_load = part_bytes = 0
         for rectangle in layer.rectangles(band):
@@ -144,9 +146,12 @@ class CostModel:
             words = rectangle.images * y_count * x_count
             window = pool.kernel[0] * pool.kernel[1] if pool else 1
             results = rectangle.images * rectangle.y_count * rectangle.x_count
-            streamed = -(-words // array.rows) * array.rows if stationary else max(words, array.rows)
+            if stationary:
+                busy = -(-words // array.rows) * (serial_group if array.serial_tiles else tiles * array.rows)
+            else:
+                busy = tiles * (array.rows + words + wave if array.serial_tiles else max(words, array.rows))
             for index in group:
-                compute += tiles * streamed
+                compute += busy
                 last = layer.packed.blocks[index].lanes + results * window + D_POST
                 post += last
                 if len(layer.parts) > 1:
@@ -155,6 +160,13 @@ class CostModel:
                     part_load += sum(self._transfer(part.rows * row) for part in layer.parts)
                     part_bytes += sum(part.rows * row for part in layer.parts)
         return Work(compute, post, last, parts, part_load // max(parts, 1), part_bytes)
+
+
+def _serial_group(part: Part, rows: int, wave: int) -> int:
+    """Cycles from one output-stationary tile of R words to the next, none overlapping."""
+    chunks = -(-part.length // rows)
+    slots = part.r_count * part.s_count * chunks * rows
+    return max(slots, slots - chunks * rows + part.length + wave)
 
 
 class _Pipeline:

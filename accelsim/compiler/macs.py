@@ -290,6 +290,7 @@ def _compute(
         "param": param,
         "last": last,
         "diagonal": int(depthwise),
+        "serial": int(hardware.array.serial_tiles),
         "output_stationary": int(hardware.array.dataflow == "os" and not depthwise),
         "act_unsigned": job.emitter.unsigned,
         "z_x": tensor.zero_point,

@@ -27,7 +27,7 @@ LIMITED = (
 def compare_runs(
     a: SavedReport, b: SavedReport, names: tuple[str, str], limits: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """Return what `accelsim diff --json` writes (docs/formats.md, section 13).
+    """Return what `accelsim diff --json` writes (docs/formats.md, section 14).
 
     Layers are matched by name and operation. Where fewer than half of either report's match, the networks are held to
     be different, and only totals are compared.

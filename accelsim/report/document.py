@@ -6,14 +6,16 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
-from accelsim.accounting import busy_cycles, count_of, layer_counts, layer_cycles
+from accelsim.accounting import count_of, layer_counts, layer_cycles
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
 from accelsim.ir import IntegerGraph, Mac, proved_overflow_free
+from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.numerics import Requantization
 from accelsim.pipeline import Outcome
+from accelsim.report.unit_times import busy_cycles
 
 
 def array_spans(timeline: list[Issued]) -> Counter[int]:
@@ -87,7 +89,9 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
             "images_per_second": program.batch / seconds if seconds else 0.0,
             "tops": 2 * macs / seconds * 1e-12 if seconds else 0.0,
             "instructions": len(program.instructions),
-            "busy_cycles": {unit.name.lower(): n for unit, n in busy_cycles(timeline).items()},
+            "busy_cycles": {
+                unit.name.lower(): busy_cycles([issued for issued in timeline if issued.unit is unit]) for unit in Unit
+            },
         },
         "energy_by_op": {op: figure.as_numbers() for op, figure in energy.by_op.items()},
         "energy_title": energy.table.title,

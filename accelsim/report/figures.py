@@ -6,7 +6,6 @@ settings below hold only while a figure is drawn. `write_figures` writes them al
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accelsim.accounting import busy_cycles, stall_spans
 from accelsim.config import Hardware
 from accelsim.config.hardware import hardware_from_dict
 from accelsim.energy import PLACES, EnergyReport
@@ -48,6 +46,7 @@ from accelsim.report.drawing import (
     styled,
     unit_name,
 )
+from accelsim.report.unit_times import busy_cycles, stall_spans
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -281,19 +280,18 @@ def timeline_figure(outcome: Outcome) -> Figure:
     _layer_ribbon(axes, timeline, layers, total)
     many = len(timeline) > 5000  # a picture inside the SVG then, instead of tens of thousands of shapes
     edge = {"edgecolor": "white", "linewidth": 0.5} if len(timeline) <= 150 else {"linewidth": 0}
-    busy = busy_cycles(timeline)
     for unit in Unit:
         mine = [issued for issued in timeline if issued.unit is unit]
         for label in sorted({issued.label for issued in mine}):
             spans = [(issued.issue, issued.done + 1 - issued.issue) for issued in mine if issued.label == label]
-            bars = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
-            bars.set_gid(f"busy {unit.name} {layers[label]}")
-        for source, spans in _stall_spans(mine).items():
+            busy = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
+            busy.set_gid(f"busy {unit.name} {layers[label]}")
+        for source, spans in stall_spans(mine).items():
             face, hatch, ink = STALLS[source]
             look: dict[str, Any] = {"facecolor": face, "edgecolor": ink, "hatch": hatch, "linewidth": 0}
             waits = axes.broken_barh(spans, (unit + 0.17, 0.2), rasterized=many, **look)
             waits.set_gid(f"stall {unit.name} {source.name}")
-        works, stalled = busy[unit], sum(n for issued in mine for _, n in issued.stalls)
+        works, stalled = busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
         text = f"busy {share(works, total)}\nstalled {share(stalled, total)}"
         axes.text(1.008, unit, text, transform=axes.get_yaxis_transform(), va="center", color=INK, linespacing=1.35)
     axes.set_yticks([-1, *Unit], ["array at", *(unit.name for unit in Unit)])
@@ -325,15 +323,6 @@ def _layer_ribbon(axes: Axes, timeline: list[Issued], layers: list[str], total: 
         strip.set_gid(f"layer {name}")
         if took > 0.0065 * (len(short(name)) + 1) * total:
             axes.text(first + took / 2, -1, short(name), ha="center", va="center", color="white", weight="bold")
-
-
-def _stall_spans(issued: list[Issued]) -> dict[Unit, list[tuple[int, int]]]:
-    """(first cycle, cycles) of one unit's stalls by the unit waited for."""
-    spans: dict[Unit, list[tuple[int, int]]] = defaultdict(list)
-    for one in issued:
-        for source, first, cycles in stall_spans(one):
-            spans[source].append((first, cycles))
-    return {unit: spans[unit] for unit in Unit if unit in spans}
 
 
 # Partial sums -------------------------------------------------------------------------------------------------

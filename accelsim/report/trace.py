@@ -22,7 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from accelsim.accounting import layer_passes, stall_spans
+from accelsim.accounting import layer_passes
 from accelsim.files import write_whole
 from accelsim.isa import Instruction, Load, Memory, Program, Reduce, Source, Start, Store, Unit
 from accelsim.isa.walker import Space
@@ -30,6 +30,7 @@ from accelsim.machine import Issued
 from accelsim.pipeline import Outcome
 from accelsim.report.document import describe_hardware
 from accelsim.report.occupancy import memory_sizes, occupancy
+from accelsim.report.unit_times import stall_spans
 
 Event = dict[str, Any]
 
@@ -203,9 +204,10 @@ def _args(program: Program, issued: Issued) -> Event:
 
 def _stalls(program: Program, timeline: Iterable[Issued]) -> Iterator[Event]:
     for issued in timeline:
-        for source, first, cycles in stall_spans(issued):
-            name, args = f"waits for {source.name}", {"index": issued.index}
-            yield _slice(program, "stall", name, STALLS, WAITS[issued.unit], first, first + cycles, args)
+        for source, spans in stall_spans([issued]).items():
+            for first, cycles in spans:
+                name, args = f"waits for {source.name}", {"index": issued.index}
+                yield _slice(program, "stall", name, STALLS, WAITS[issued.unit], first, first + cycles, args)
 
 
 def _dram(program: Program, timeline: list[Issued]) -> Iterator[Event]:

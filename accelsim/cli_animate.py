@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_PES = 8
 """Rows, and columns: more could not be read from the back of a room."""
-MOST_SHAPE = (16, 32, 16)
+MOST_SHAPE = (12, 16, 12)
 MOST_CYCLES = 1_000
 MOST_BYTES = 1 << 16
 """Of a file of operands: no matrix of these sizes needs more."""
@@ -77,8 +77,8 @@ def animate(arguments: argparse.Namespace) -> int:
         cycles = _cycles(product, dataflow)
         if cycles > MOST_CYCLES:
             raise InputError(
-                f"--dataflow {dataflow}: the product takes {cycles:,} cycles, and a page shows at most {MOST_CYCLES:,}; "
-                "use a smaller --shape or a larger array"
+                f"--dataflow {dataflow}: the product takes {cycles:,} cycles, and a page shows at most "
+                f"{MOST_CYCLES:,}; use a smaller --shape or a larger array"
             )
     write_whole(arguments.output, animation_page(product, dataflows))
     if not is_standard_output(arguments.output):
@@ -92,12 +92,12 @@ def _product(arguments: argparse.Namespace) -> Product:
 
     for option, value in (("--rows", arguments.rows), ("--columns", arguments.columns)):
         if not 1 <= value <= MOST_PES:
-            raise InputError(f"{option} {value}: must be 1..{MOST_PES}, so that every PE can be read; use a smaller array")
+            raise InputError(f"{option} {value}: must be 1..{MOST_PES}, so that every PE can be read; use fewer")
     width, psum = arguments.width_bits, arguments.psum_bits
     if not 8 <= width <= EXACT_BITS:
         raise InputError(f"--width-bits {width}: must be 8..{EXACT_BITS}")
     if psum is not None and not 8 <= psum <= width:
-        raise InputError(f"--psum-bits {psum}: must be 8..{width}, at most --width-bits, so that the memory can hold it")
+        raise InputError(f"--psum-bits {psum}: must be 8..{width}, since the accumulator memory has to hold the sums")
     activations, weights = _operands(arguments)
     return Product(
         activations=activations,
@@ -158,7 +158,7 @@ def _read(path: Path) -> npt.NDArray[np.int64]:
     from accelsim.files import parse_npy, read_bytes, read_text
 
     if path.is_file() and path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path}: has more than {MOST_BYTES:,} bytes; the largest operand has 16 x 32 integers")
+        raise InputError(f"{path}: has more than {MOST_BYTES:,} bytes; the largest operand has 12 x 16 integers")
     if path.suffix == ".npy":
         found = parse_npy(read_bytes(path), path, "write it with numpy.save")
         if found.dtype.kind not in "iu" or found.ndim != 2 or not found.size:

@@ -102,7 +102,7 @@ def run(
         observe: called in every cycle with the cycle and the registers it starts from.
         probe: called in every cycle with the cycle, the registers as it leaves them and what was on its wires: what
             is fetched and loaded (`fetch.*`, `load.*`), what the PEs add (`pe.*`, absent where none does) and what
-            the accumulator memory writes (`write.*`, absent where it does not). Copies; int64 (R, C) and (C,).
+            the accumulator memory writes (`write.*`, absent where it does not); int64 (R, C) and (C,), `pe.on` bool.
     Raises:
         ValueError: an instruction this array cannot run.
         RuntimeError: not done within `max_cycles`, or two values met in one register.
@@ -765,9 +765,8 @@ class _Grid:
             self.overflows += int(np.count_nonzero(over))
             result = np.where(over, self._fit(exact, low, high), exact)
         if self.probe is not None:
-            names = ("on", "wave", "psum", "activation", "weight", "exact", "result")
-            for name, wire in zip(names, (on, wave, psum, activation, weight, exact, result), strict=True):
-                self.wires[f"pe.{name}"] = wire.copy()
+            self.wires |= {"pe.on": on, "pe.psum": psum, "pe.exact": exact, "pe.result": result}
+            self.wires |= {"pe.activation": activation, "pe.weight": weight}
         return result
 
     def _psum_bits(self, compute: Compute) -> int:

@@ -4,6 +4,7 @@
   const data = JSON.parse($("data").textContent);
   const [M, K, N] = data.shape;
   const R = data.rows, C = data.columns;
+  const MOST_WORDS = 8; // of the accumulator memory, shown at a time
   const NAMES = { ws: "weight-stationary", os: "output-stationary" };
   const [LOW, HIGH] = data.limits.array, [LOW_MEMORY, HIGH_MEMORY] = data.limits.memory;
   const state = { dataflow: null, cycle: 0, chosen: undefined, hovered: null, timer: null };
@@ -15,7 +16,7 @@
   // A view's tokens as objects, what memory holds after each cycle, and which sums an overflow has touched ----------
   const FIELDS = ["kind", "place", "tile", "row", "column", "value", "before", "exact"];
   const open = (view) => {
-    let memory = new Map();
+    let memory = new Map(), page = 0;
     const touched = new Set(); // tile:m:n of sums, m:n of results
     for (const [cycle, frame] of view.frames.entries()) {
       frame.cycle = cycle;
@@ -35,6 +36,8 @@
         if (token.zone === "M") memory = new Map(memory).set(`${token.i}.${token.j}`, { value: token.value, tainted: token.tainted, m: token.row, n: token.column, over: token.over });
       }
       frame.memory = memory;
+      if (frame.write !== null) page = Math.floor(frame.write / MOST_WORDS) * MOST_WORDS;
+      frame.page = page;
       frame.over = frame.tokens.filter((token) => token.over);
       frame.by = new Map(frame.tokens.map((token) => [`${token.kind === "d" ? "s" : token.kind}:${token.place}`, token]));
     }
@@ -49,8 +52,8 @@
   const SLOT = { across: 52, down: 30 }, WIDE = { a: 46, w: 46, s: 108, d: 108 }, HIGH_TOKEN = 27;
   let at = {};
   const layout = (dataflow) => {
-    const words = data.words;
-    const left = 26 + Math.max(dataflow === "os" ? R * 46 + 12 : (R - 1) * SLOT.across, 122);
+    const words = Math.min(data.words, MOST_WORDS);
+    const left = 26 + Math.max(dataflow === "os" ? R * 46 + 12 : (R - 1) * SLOT.across, 156);
     const top = 26 + (C - 1) * SLOT.down;
     const bottom = top + R * PE.down;
     const arrived = bottom + (C - 1) * SLOT.down + 8;
@@ -73,10 +76,10 @@
       case "T": return [at.x(i) + 31, at.top - 6 - (i - j) * SLOT.down + SLOT.down / 2];
       case "L": return [at.x(i) + 62, at.bottom + 4 + j * SLOT.down + SLOT.down / 2 - 4];
       case "A": return [at.x(i) + 62, at.arrived + 14];
-      default: return [at.x(j) + 62, at.memory + i * 28 + 14];
+      default: return [at.x(j) + 62, at.memory + (i - frame().page) * 28 + 14];
     }
   };
-  const width = (token) => (token.zone === "D" ? 62 : WIDE[token.kind]);
+  const width = (token) => (token.zone === "D" ? 60 : WIDE[token.kind]);
   // Where a token comes from that was nowhere in the cycle before.
   const source = (token) => {
     const [x, y] = position(token);
@@ -90,12 +93,13 @@
 
   // The array: what stays ----------------------------------------------------------------------------------------
   const pes = new Map(), cells = new Map(), wordCells = [], bands = [];
-  let arrivedLabel, layer;
+  let layer;
   const build = () => {
     const svg = $("array"), os = state.dataflow === "os";
     layout(state.dataflow);
-    svg.setAttribute("viewBox", `0 0 ${at.width} ${at.height}`);
-    svg.style.setProperty("--least", `${Math.round(at.width * 0.5)}px`);
+    const least = Math.max(at.width, 600); // a small array is not blown up
+    svg.setAttribute("viewBox", `${(at.width - least) / 2} 0 ${least} ${at.height}`);
+    svg.style.setProperty("--least", `${Math.round(at.width * 0.46)}px`);
     svg.replaceChildren();
     pes.clear(); cells.clear(); wordCells.length = 0; bands.length = 0; tokens.clear();
     const text = (x, y, words, cls, size) => svg.append(shape("text", { x, y, class: cls, "font-size": size }, words));
@@ -108,7 +112,7 @@
       line(at.x(j) + 62, os ? at.bottom - 8 : at.y(0) + 78, at.x(j) + 62, at.memory);
     }
     text(at.x(0) + 12, at.top - 22, "weights W ▾", "label right", 16);
-    if (os) text(at.left - 18, at.y(0) + 20, "words of activations X", "label right", 16);
+    if (os) text(at.left - 18, at.y(0) + 20, "words of X", "label right", 16);
     else text(at.left - 36, at.y(0) + 50, "activations X ▸", "label right", 16);
     // Skew, word and deskew registers.
     for (let i = 0; i < R; i++) {
@@ -139,25 +143,27 @@
       one.append(shape("rect", { x: x + PE.width / 2, y: y + PE.height - 7, width: 0, height: 5, rx: 2, class: "needle" }));
       one.append(shape("text", { x: x + 90, y: y + 51, class: "product" }));
       one.append(shape("rect", { x: x - 3, y: y - 3, width: PE.width + 6, height: PE.height + 6, rx: 11, class: "at" }));
-      slotIn(one, x + (os ? 90 : 93), y + 20, os ? 62 : WIDE.w);
+      slotIn(one, x + (os ? 90 : 93), y + 20, os ? 60 : WIDE.w);
       svg.append(one);
       pes.set(`${i},${j}`, one);
     }
     // Accumulator memory.
-    for (let a = 0; a < data.words; a++) {
-      const band = shape("rect", { x: at.left - 60, y: at.memory + a * 29, width: at.width - at.left + 58, height: 27, rx: 4, class: "band" });
-      svg.append(band);
-      bands.push(band);
-      text(at.left - 16, at.memory + a * 28 + 14, a ? `word ${a}` : "accumulator word 0", "label right", 16);
+    for (let a = 0; a < Math.min(data.words, MOST_WORDS); a++) {
+      const y = at.memory + a * 28;
+      const band = shape("rect", { x: at.left - 60, y, width: at.width - at.left + 58, height: 27, rx: 4, class: "band" });
+      const name = shape("text", { x: at.left - 16, y: y + 14, class: "label right", "font-size": 16 });
+      svg.append(band, name);
+      bands.push([band, name]);
       for (let j = 0; j < C; j++) {
         const cell = shape("g", { class: "memory", "data-cell": `${a},${j}` });
-        cell.append(shape("rect", { x: at.x(j) + 8, y: at.memory + a * 28 + 1, width: 108, height: 25, rx: 5 }), shape("text", { x: at.x(j) + 62, y: at.memory + a * 28 + 15 }));
+        cell.append(shape("rect", { x: at.x(j) + 8, y: y + 1, width: 108, height: 25, rx: 5 }), shape("text", { x: at.x(j) + 62, y: y + 15 }));
         svg.append(cell);
         cells.set(`${a}.${j}`, cell);
       }
     }
     layer = shape("g", {});
     svg.append(layer);
+    for (const one of $("legend").children) one.hidden = Boolean(one.dataset.dataflow) && one.dataset.dataflow !== state.dataflow;
     buildMatrices();
     buildTimeline();
   };
@@ -229,8 +235,9 @@
       element.setAttribute("class", classes.filter(Boolean).join(" "));
       const [, , needle, product] = element.children;
       const product_ = adds ? a.value * w.value : 0;
-      product.setAttribute("font-size", sum && sum.over ? 16 : 19);
-      product.textContent = !adds ? "" : sum.over ? `=${show(sum.exact)}` : product_ < 0 ? show(product_) : `+${product_}`;
+      const result = !adds ? "" : sum.over ? `=${show(sum.exact)}` : product_ < 0 ? show(product_) : `+${product_}`;
+      product.textContent = result;
+      product.setAttribute("font-size", result.length > 5 ? 15 : result.length > 4 ? 17 : 19);
       const reach = sum ? (PE.width / 2 - 8) * level(sum) : 0;
       needle.setAttribute("width", reach);
       needle.setAttribute("x", Number(element.children[0].getAttribute("x")) + PE.width / 2 - (sum && sum.value < 0 ? reach : 0));
@@ -241,14 +248,20 @@
   const drawRest = () => {
     const now = frame();
     for (const [place, cell] of cells) {
-      const held = now.memory.get(place);
+      const [a, j] = place.split(".").map(Number), held = now.memory.get(`${a + now.page}.${j}`);
       cell.children[1].textContent = held ? show(held.value) : "";
       cell.setAttribute("class", held && held.tainted ? "memory tainted" : "memory");
+      cell.setAttribute("visibility", a + now.page < data.words ? "visible" : "hidden");
     }
-    bands.forEach((band, a) => band.setAttribute("class", now.write === a ? "band now" : "band"));
+    bands.forEach(([band, name], a) => {
+      const address = a + now.page;
+      band.setAttribute("class", now.write === address ? "band now" : "band");
+      name.textContent = address >= data.words ? "" : a ? `word ${address}` : `accumulator word ${address}`;
+    });
     wordCells.forEach((row, i) => row.forEach((cell, b) => {
       const word = now.words[i], full = word && b < word[2].length;
       cell.children[1].textContent = full ? show(word[2][b]) : "";
+      fit(cell.children[1], 46);
       cell.setAttribute("class", `word${full ? " full" : ""}${full && word[3] === b ? " now" : ""}`);
     }));
   };
@@ -257,33 +270,38 @@
   const matrix = new Map();
   const buildMatrices = () => {
     const svg = $("matrices"), longest = Math.max(...data.views[state.dataflow].result.flat().map((v) => show(v).length), 2);
-    const side = 30, wide = Math.max(side, 10 * longest + 6), gap = 34, label = 26;
-    const x0 = label, x1 = label + K * side + gap, y0 = label, y1 = label + K * side + gap;
-    svg.setAttribute("viewBox", `0 0 ${x1 + N * wide + 4} ${y1 + M * side + 4}`);
+    const operand = Math.max(...data.activations.flat().map((v) => show(v).length));
+    const side = 30, across = 12 * Math.min(operand, 3) + 8, wide = 12 * Math.min(longest, 5) + 10, gap = 34, label = 26;
+    const x0 = label, x1 = label + K * across + gap, y0 = label, y1 = label + K * side + gap;
+    const width = x1 + N * wide + 4, least = Math.max(width, 360);
+    svg.setAttribute("viewBox", `${(width - least) / 2} 0 ${least} ${y1 + M * side + 4}`);
     svg.replaceChildren();
     matrix.clear();
     const text = (x, y, words, cls) => svg.append(shape("text", { x, y, class: cls }, words));
     const grid = (name, left, top, rows, columns, w, value) => {
       for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) {
         const cell = shape("g", { class: `cell ${name}`, "data-cell": `${i},${j}` });
-        cell.append(shape("rect", { x: left + j * w, y: top + i * side, width: w, height: side, rx: 4 }), shape("text", { x: left + (j + 0.5) * w, y: top + (i + 0.5) * side + 1 }, value(i, j)));
+        cell.append(shape("rect", { x: left + j * w + 1.5, y: top + i * side + 1.5, width: w - 3, height: side - 3, rx: 4 }), shape("text", { x: left + (j + 0.5) * w, y: top + (i + 0.5) * side + 1 }, value(i, j)));
         svg.append(cell);
         matrix.set(`${name}:${i}:${j}`, cell);
+        fit(cell.children[1], w);
       }
     };
-    grid("x", x0, y1, M, K, side, (i, j) => show(data.activations[i][j]));
+    grid("x", x0, y1, M, K, across, (i, j) => show(data.activations[i][j]));
     grid("w", x1, y0, K, N, wide, (i, j) => show(data.weights[i][j]));
     grid("y", x1, y1, M, N, wide, () => "");
+    for (let m = 0; m < M; m++) for (let n = 0; n < N; n++) matrix.get(`y:${m}:${n}`).append(shape("title", {}, `exact: ${show(data.exact[m][n])}`));
     for (let k = 0; k < K; k++) {
-      text(x0 + (k + 0.5) * side, y1 - 9, k, "label");
+      text(x0 + (k + 0.5) * across, y1 - 9, k, "label");
       text(x1 - 9, y0 + (k + 0.5) * side, k, "label");
     }
     for (let m = 0; m < M; m++) text(x0 - 11, y1 + (m + 0.5) * side, m, "label");
     for (let n = 0; n < N; n++) text(x1 + (n + 0.5) * wide, y0 - 9, n, "label");
-    text(x0, y1 - 32, "X", "title left");
-    text(x1 - 34, y0 + 10, "W", "title left");
-    text(x1 - 24, y1 - 12, "Y", "title left");
+    text(x0, y1 - 30, "X", "title left");
+    text(x1 - 40, y0 + 14, "W", "title left");
+    text(x1 - 20, y1 - 14, "Y", "title left");
   };
+  const fit = (text, room) => text.setAttribute("font-size", Math.min(19, Math.floor((room - 4) / (0.64 * Math.max(text.textContent.length, 1)))));
   const drawMatrices = () => {
     const now = frame(), marks = new Map();
     const mark = (key, cls) => marks.set(key, `${marks.get(key) || ""} ${cls}`);
@@ -295,7 +313,9 @@
     }
     now.words.forEach((word) => word && word[2].forEach((_, b) => b > (word[3] ?? -1) && mark(`x:${word[0]}:${word[1] + b}`, "near")));
     for (const { value, tainted, m, n } of now.memory.values()) {
-      matrix.get(`y:${m}:${n}`).children[1].textContent = show(value);
+      const cell = matrix.get(`y:${m}:${n}`);
+      cell.children[1].textContent = show(value);
+      fit(cell.children[1], cell.children[0].width.baseVal.value);
       if (tainted) mark(`y:${m}:${n}`, "tainted");
     }
     const [i, j] = (focus() || "").split(",");
@@ -318,13 +338,14 @@
     const total = M * K * N, utilization = (100 * now.macs) / ((now.cycle + 1) * R * C);
     const facts = [
       ["MACs", `${now.macs} of ${total}`],
-      ["utilization so far", `${utilization.toFixed(1)} %`],
+      ["utilization", `${utilization.toFixed(1)} %`],
       ["overflows", `${now.overflows} of ${view().overflows}`, now.over.length ? "over" : ""],
     ];
     $("facts").replaceChildren(...facts.flatMap(([name, value, cls]) => [make("dt", name), make("dd", value, cls)]));
+    $("caption").className = now.captions.length > 5 ? "many" : "";
     $("caption").replaceChildren(...now.captions.map(([part, words, rule]) => {
       const one = make("li", words, part);
-      if (rule) one.append(make("span", rule, "rule"));
+      if (rule) one.append(" ", make("span", rule, "rule"));
       return one;
     }));
     drawEquation();
@@ -346,7 +367,7 @@
       };
       row(["fit("], [show(sum.before), "s"], [" + "], [factor(a.value), "a"], [" · "], [factor(w.value), "w"], [")"]);
       row([`= fit(${show(sum.exact)})`, sum.over ? "over" : ""]);
-      row(["= "], [show(sum.value), sum.over ? "over" : "s"], [sum.over ? ` (${data.overflow === "wrap" ? "wrapped" : sum.exact > sum.value ? "the most there is" : "the least there is"})` : ""]);
+      row(["= "], [show(sum.value), sum.over ? "over" : "s"], [sum.over ? (data.overflow === "wrap" ? " (wraps)" : " (saturates)") : ""]);
       lines.push(make("p", `Y[${sum.row}, ${sum.column}]: p + X[${a.row}, ${a.column}] · W[${w.row}, ${w.column}]`));
     } else lines.push(make("p", sum ? (state.dataflow === "ws" ? `passes ${show(sum.value)} on: it has no weight of this tile` : `keeps ${show(sum.value)}`) : "idle in this cycle"));
     box.replaceChildren(...lines);

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from accelsim.report.animation_captions import captions
+from accelsim.report.animation_captions import Caption, captions, compared
 from accelsim.report.animation_frames import Dataflow, Frame, Product, Recording, record
 from accelsim.report.html import html_file
 
@@ -54,14 +54,17 @@ def animation_data(recordings: Sequence[Recording]) -> dict[str, Any]:
             one.dataflow: {
                 "result": one.result.tolist(),
                 "overflows": one.overflows,
-                "frames": [_frame(one, frame) for frame in one.frames],
+                "frames": [
+                    _frame(frame, captions(one, frame) + (compared(one, recordings) if frame is one.frames[-1] else []))
+                    for frame in one.frames
+                ],
             }
             for one in recordings
         },
     }
 
 
-def _frame(recording: Recording, frame: Frame) -> dict[str, Any]:
+def _frame(frame: Frame, said: list[Caption]) -> dict[str, Any]:
     """One cycle; tokens as lists, in the order of their fields, without the last two where nothing is added."""
     return {
         "load": frame.load,
@@ -74,7 +77,7 @@ def _frame(recording: Recording, frame: Frame) -> dict[str, Any]:
         "write": frame.write,
         "macs": frame.macs,
         "overflows": frame.overflows,
-        "captions": captions(recording, frame),
+        "captions": said,
     }
 
 

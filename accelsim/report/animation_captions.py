@@ -9,6 +9,7 @@ from accelsim.report.animation_frames import Frame, Recording, Tile, Token
 
 MOST_NAMED = 3
 """Overflows or PEs named in one sentence; the others are counted."""
+OVERFLOW_RULE = "numerics.md, 2.2 The add: fitted where the exact sum leaves its range"
 
 
 class Caption(NamedTuple):
@@ -28,9 +29,29 @@ class Caption(NamedTuple):
 
 def captions(recording: Recording, frame: Frame) -> list[Caption]:
     """What happens in a frame, in the order data flow."""
-    found = list(_weight_stationary(recording, frame) if recording.dataflow == "ws" else _output_stationary(recording, frame))
+    found = list(
+        _weight_stationary(recording, frame) if recording.dataflow == "ws" else _output_stationary(recording, frame)
+    )
     if frame is recording.frames[-1]:
         found.append(_end(recording))
+    return found
+
+
+def compared(recording: Recording, recordings: Sequence[Recording]) -> list[Caption]:
+    """For the end: where another dataflow gives other results of the same product."""
+    found = []
+    for other in recordings:
+        differing = int((recording.result != other.result).sum())
+        if differing:
+            name = {"ws": "weight-stationary", "os": "output-stationary"}[other.dataflow]
+            found.append(
+                Caption(
+                    "end",
+                    f"The {name} array gives another result in {differing} of {recording.result.size} places: once "
+                    "sums overflow, the order of additions is part of the result.",
+                    "9.10 Overflow",
+                )
+            )
     return found
 
 
@@ -49,18 +70,16 @@ def _weight_stationary(recording: Recording, frame: Frame) -> Iterator[Caption]:
         q, i = frame.load
         rule = f"4.2 Load: L{_sub(q)} + i = {_first(tiles[q].load)} + {i} = {t}"
         if i < tiles[q].length:
-            text = (
-                f"Weight row {i} of tile {q}, {_slice('W', tiles[q].first_k + i, tiles[q].first_n, tiles[q].lanes)}, is "
-                "read; lane j reaches its shadow register j cycles later."
-            )
+            weights = _slice("W", tiles[q].first_k + i, tiles[q].first_n, tiles[q].lanes)
+            text = f"Weight row {i} of tile {q}, {weights}, is read; lane j reaches its shadow register j cycles later."
         else:
-            text = f"Tile {q} has only {tiles[q].length} of {rows} weight rows: row {i}'s PEs get weight 0 and are gated."
+            text = f"Tile {q} has {tiles[q].length} weight rows, the array {rows}: row {i}'s PEs are gated."
         yield Caption("load", text, rule)
     elif waiting := _waiting(tiles, t, "load"):
         q, next_ = waiting
         yield Caption(
             "wait",
-            f"The weight port waits: the shadows hold tile {q - 1} until its first word takes them over in cycle {next_}.",
+            f"The weight port waits: the shadows hold tile {q - 1} until its first word enters in cycle {next_}.",
             f"4.2 Load: L{_sub(q)} = max(L{_sub(q - 1)} + R, T{_sub(q - 1)}) = "
             f"max({_first(tiles[q - 1].load) + rows}, {_first(tiles[q - 1].stream)}) = {next_}",
         )
@@ -68,8 +87,8 @@ def _weight_stationary(recording: Recording, frame: Frame) -> Iterator[Caption]:
         q, _, m = frame.fetch
         yield Caption(
             "stream",
-            f"Word {m} of tile {q}, {_slice('X', m, tiles[q].first_k, tiles[q].length)}, enters; lane i waits in i skew "
-            "registers, to meet the sum from above.",
+            f"Word {m} of tile {q}, {_slice('X', m, tiles[q].first_k, tiles[q].length)}, enters; lane i waits in i "
+            "skew registers, to meet the sum from above.",
             f"4.2 Stream: T{_sub(q)} + m = {_first(tiles[q].stream)} + {m} = {t}",
         )
     elif waiting := _waiting(tiles, t, "stream"):
@@ -107,26 +126,26 @@ def _output_stationary(recording: Recording, frame: Frame) -> Iterator[Caption]:
         # Row i reads i cycles after row 0: in this cycle, the row of the number of row 0's byte.
         word = frame.words[byte] if byte < len(frame.words) else None
         if word is not None and word.first_k == piece * rows:
+            activations = _slice("X", word.m, word.first_k, len(word.values))
             yield Caption(
                 "stream",
-                f"Row {byte} reads piece {piece} of word {word.m}, {_slice('X', word.m, word.first_k, len(word.values))}, "
-                "and uses its first byte at once.",
+                f"Row {byte} reads piece {piece} of word {word.m}, {activations}, and uses its first byte at once.",
                 f"4.3 Activations: T{_sub(q)} + q · R + i = {start} + {piece * rows} + {byte} = {t}",
             )
         if k < min((piece + 1) * rows, depth):
             yield Caption(
                 "load",
-                f"Weight row {k}, {_slice('W', k, tile.first_n, tile.lanes)}, enters and goes down a row a cycle; lane j "
-                "is j cycles late.",
+                f"Weight row {k}, {_slice('W', k, tile.first_n, tile.lanes)}, enters and goes down a row a cycle; "
+                "lane j is j cycles late.",
                 f"4.3 Weights: T{_sub(q)} + q · R + b = {start} + {piece * rows} + {byte} = {t}",
             )
         else:
+            slots = -(-depth // rows) * rows
             yield Caption(
                 "wait",
-                f"No weight is read: piece {piece} has only {depth - piece * rows} of {rows} bytes, and a tile holds the "
-                "port for whole slots.",
-                f"4.3 Next tile: T′ = T{_sub(q)} + Q · R = {start} + {-(-depth // rows) * rows} = "
-                f"{start + -(-depth // rows) * rows}",
+                f"No weight is read: piece {piece} has {depth - piece * rows} bytes, and its slot on the port {rows} "
+                "cycles.",
+                f"4.3 Next tile: T′ = T{_sub(q)} + Q · R = {start} + {slots} = {start + slots}",
             )
     started = [one for one in frame.tokens if one.kind == "s" and _is_first(recording, frame, one)]
     if started:
@@ -178,17 +197,22 @@ def _additions(frame: Frame, what: str, rule: str) -> Iterator[Caption]:
     if over:
         named = "; ".join(_overflow(frame, token) for token in over[:MOST_NAMED])
         more = f"; and {len(over) - MOST_NAMED} more" if len(over) > MOST_NAMED else ""
-        yield Caption("overflow", f"{named}{more}.", "numerics.md, 2: the exact sum leaves its range and is fitted")
+        yield Caption("overflow", f"{named}{more}.", OVERFLOW_RULE)
 
 
 def _overflow(frame: Frame, token: Token) -> str:
     i, j = _position(token)
     activation, weight = frame.at(f"P.{i}.{j}", "a"), frame.at(f"W.{i}.{j}", "w")
-    assert activation is not None and weight is not None and token.before is not None and token.exact is not None
-    return (
-        f"PE({i}, {j}) overflows: {number(token.before)} + {_factor(activation.value)} · {_factor(weight.value)} = "
-        f"{number(token.exact)} becomes {number(token.value)}"
-    )
+    assert activation is not None
+    assert weight is not None
+    return f"PE({i}, {j}) overflows: {_fitted(token, f'{_factor(activation.value)} · {_factor(weight.value)}')}"
+
+
+def _fitted(token: Token, term: str) -> str:
+    """An addition that overflows."""
+    assert token.before is not None
+    assert token.exact is not None
+    return f"{number(token.before)} + {term} = {number(token.exact)} becomes {number(token.value)}"
 
 
 def _below(recording: Recording, frame: Frame) -> Iterator[Caption]:
@@ -202,7 +226,11 @@ def _below(recording: Recording, frame: Frame) -> Iterator[Caption]:
             text = f"Word {arrived.row}'s sums have arrived whole."
             rule = "4.3 Drain: a = E + R + (C − 1) + (R − 1 − i)"
         else:
-            read = "the accumulator memory reads what it is added to" if tiles[q].first_k else "nothing is read: it is the first"
+            read = (
+                "the accumulator memory reads what it is added to"
+                if tiles[q].first_k
+                else "nothing is read: it is the first"
+            )
             text = f"Word {arrived.row}'s sums of tile {q} have arrived whole; {read}."
             delay = recording.product.array.rows + recording.product.array.columns - 1
             rule = (
@@ -222,15 +250,14 @@ def _below(recording: Recording, frame: Frame) -> Iterator[Caption]:
         over = [token for token in written if token.overflows]
         if over:
             sums = "; ".join(
-                f"column {token.place.split('.')[2]}: {number(token.before or 0)} + "
-                f"{_term((token.exact or 0) - (token.before or 0))} = {number(token.exact or 0)} becomes {number(token.value)}"
+                f"column {_position(token)[1]}: {_fitted(token, _factor((token.exact or 0) - (token.before or 0)))}"
                 for token in over[:MOST_NAMED]
             )
             more = f"; and {len(over) - MOST_NAMED} more" if len(over) > MOST_NAMED else ""
             yield Caption(
                 "overflow",
                 f"The accumulator memory overflows, {sums}{more}.",
-                "numerics.md, 2: the exact sum leaves its range and is fitted",
+                OVERFLOW_RULE,
             )
 
 
@@ -240,8 +267,10 @@ def _end(recording: Recording) -> Caption:
     cycles = len(recording.frames)
     if recording.overflows:
         additions = f"{recording.overflows} {'addition' if recording.overflows == 1 else 'additions'} overflowed"
-        told = f"{additions}, and {wrong} of {total} results differ from the exact product" if wrong else (
-            f"{additions}, yet all {total} results equal the exact product"
+        told = (
+            f"{additions}, and {wrong} of {total} results differ from the exact product"
+            if wrong
+            else (f"{additions}, yet all {total} results equal the exact product")
         )
     else:
         told = f"no addition overflowed, and all {total} results are exact"
@@ -256,9 +285,12 @@ def _by_tile(found: Sequence[tuple[int, tuple[int, int]]]) -> list[tuple[int, li
 
 def _wave(tiles: Sequence[Tile], groups: Sequence[tuple[int, list[tuple[int, int]]]], cycle: int) -> str:
     """The cycle a tile's first wave is at PE(i, j)."""
-    return ", ".join(
-        f"T{_sub(q)} + i + j = {_first(tiles[q].stream)} + {cycle - _first(tiles[q].stream)}" for q, _ in groups
-    ) + f" = {cycle}"
+    return (
+        ", ".join(
+            f"T{_sub(q)} + i + j = {_first(tiles[q].stream)} + {cycle - _first(tiles[q].stream)}" for q, _ in groups
+        )
+        + f" = {cycle}"
+    )
 
 
 def _waiting(tiles: Sequence[Tile], cycle: int, port: str) -> tuple[int, int] | None:
@@ -304,6 +336,3 @@ def _sub(value: int) -> str:
 
 def _factor(value: int) -> str:
     return f"({number(value)})" if value < 0 else str(value)
-
-
-_term = _factor

@@ -204,7 +204,7 @@ def record(product: Product, dataflow: Dataflow) -> Recording:
         array,
         activation=product.activations.astype(np.int8).view(np.uint8).ravel(),
         weight=np.concatenate(
-            [pack_rows(product.weights[:, c.acc_base // m * array.columns :][:, : c.lanes], 8).ravel() for c in computes]
+            [pack_rows(product.weights[:, c : c + array.columns], 8).ravel() for c in range(0, n, array.columns)]
         ),
         accumulators=np.zeros((m * len(computes), array.columns), dtype=np.int64),
         bias=np.zeros(0, dtype=np.int64),

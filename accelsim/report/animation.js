@@ -250,7 +250,8 @@
     for (const [place, cell] of cells) {
       const [a, j] = place.split(".").map(Number), held = now.memory.get(`${a + now.page}.${j}`);
       cell.children[1].textContent = held ? show(held.value) : "";
-      cell.setAttribute("class", held && held.tainted ? "memory tainted" : "memory");
+      const fresh = now.write === a + now.page; // its words are still on their way: the tokens say them
+      cell.setAttribute("class", ["memory", held && held.tainted && "tainted", fresh && "fresh"].filter(Boolean).join(" "));
       cell.setAttribute("visibility", a + now.page < data.words ? "visible" : "hidden");
     }
     bands.forEach(([band, name], a) => {
@@ -429,12 +430,12 @@
     clearTimeout(state.timer);
     state.timer = null;
     $("play").textContent = "Play";
-    $("caption").setAttribute("aria-live", "polite");
+    for (const id of ["caption", "equation"]) $(id).setAttribute("aria-live", "polite");
   };
   const play = () => {
     if (state.cycle === view().frames.length - 1) go(0);
     $("play").textContent = "Pause";
-    $("caption").setAttribute("aria-live", "off");
+    for (const id of ["caption", "equation"]) $(id).setAttribute("aria-live", "off");
     const tick = () => {
       if (state.cycle === view().frames.length - 1) return pause();
       go(state.cycle + 1);

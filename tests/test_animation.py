@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 from browser import browser
 
 from accelsim.cli import main
+from accelsim.cli_animate import DEFAULT_LARGEST, DEFAULT_SEED, DEFAULT_SHAPE, animate_arguments
 from accelsim.machine import pe_grid
 from accelsim.machine.pe_grid import GridConfig
 from accelsim.report.animation import animation_data, animation_page
@@ -370,6 +372,21 @@ def test_the_same_words_give_the_same_bytes(tmp_path, monkeypatch, capsys):
         assert Path("b.html").read_bytes() != Path("a.html").read_bytes(), words
 
 
+def test_options_and_defaults_are_those_of_the_page():
+    said = (ROOT / "docs" / "animation.md").read_text()
+    parser = argparse.ArgumentParser()
+    animate_arguments(parser)
+    rows = re.findall(r"^\| (`-.*?) \| .* \| (.*?) ?\|$", said, re.MULTILINE)
+    options = {option for row, _ in rows for option in re.findall(r"`(-[-\w]+)", row)}
+    assert options == {action.option_strings[0] for action in parser._actions} - {"-h"}
+    defaults = {action.option_strings[0]: action.default for action in parser._actions}
+    defaults |= {"--shape": " ".join(map(str, DEFAULT_SHAPE)), "--largest": DEFAULT_LARGEST, "--seed": DEFAULT_SEED}
+    for row, told in rows:
+        if told and "`--psum-bits`" not in row:
+            wanted = [str(defaults[option]) for option in re.findall(r"`(-[-\w]+)", row)]
+            assert told.replace("`", "").split(", ") == wanted, row
+
+
 def test_operands_come_from_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x, w = np.arange(15).reshape(3, 5) - 7, np.arange(10).reshape(5, 2) - 128
@@ -618,6 +635,13 @@ def test_the_slider_the_timeline_and_the_address_lead_to_a_cycle(page, models, w
     box = page.locator("#timeline").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 20.5 / (models["ws"].done + 1), box["y"] + 20)
     check_shown(page, models["ws"], 20)
+    page.locator("#scrub").blur()
+    for key, cycle in (("PageDown", 21), (".", 22), (",", 21), ("PageUp", 20)):
+        page.keyboard.press(key)
+        assert page.locator("#cycle").text_content() == f"cycle {cycle}"
+    for key, speed in (("+", "2"), ("-", "1"), ("-", "0.5")):
+        page.keyboard.press(key)
+        assert page.locator("#speed").input_value() == speed
     page.keyboard.press("d")
     check_shown(page, models["os"], 20)
     assert page.evaluate("location.hash") == "#os-20"

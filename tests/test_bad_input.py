@@ -85,7 +85,7 @@ def none(): return CONV, X[:0]
 def identity(): return nn.Identity(), X
 def softmax(): return nn.Softmax(1), X
 def leaves(): raise SystemExit(3)
-def large(): return nn.Conv2d(1, 2, 3), torch.rand(1, 1, 300, 300)
+def large(): return nn.Conv2d(8000, 2, 3), torch.rand(1, 8000, 3, 3)
 """
 
 
@@ -128,8 +128,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Words ----------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    "commands: run, compile, quantize, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
-    "requant-diff, simulate, cosim, disasm, vectors, list"
+    "commands: run, compile, quantize, topology, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
+    "requant-diff, explain, simulate, cosim, disasm, vectors, list"
 )
 
 
@@ -201,8 +201,8 @@ def test_what_is_mistyped_or_impossible_is_named_with_its_remedy(refused, argume
         ),
         (
             ["activation.memory_bytes=1"],
-            "small does not fit: its tensors input, 0 live together and need 136 bytes of the activation buffer, "
-            "1 there; use activation.memory_bytes >= 136 or a smaller input",
+            "layer 3 does not fit: the smallest band of its operands and its result needs 76 bytes of the activation "
+            "buffer, 1 there; use activation.memory_bytes >= 76 or a smaller input",
         ),
         (
             ["weight.memory_bytes=32"],
@@ -235,7 +235,7 @@ def test_a_machine_that_cannot_be_or_is_too_small_is_refused(refused, settings, 
         ["array.rows=1", "array.columns=1", "weight.memory_bytes=2", "parameter.memory_bytes=32"],
         ["array.rows=256", "array.columns=256"],
         ["accumulator.memory_bytes=128", "weight.memory_bytes=128", "parameter.memory_bytes=128"],
-        ["activation.memory_bytes=136", "dram.memory_bytes=640"],
+        ["activation.memory_bytes=76", "dram.memory_bytes=768"],
     ],
     ids=["1x1", "256x256", "smallest tiles", "smallest tensors"],
 )
@@ -302,7 +302,11 @@ CANNOT = "torch.export cannot trace the model on an input of shape (2, 1, 8, 8):
         ("identity", "identity: the graph computes nothing; its output is its input"),
         ("softmax", "softmax: the model itself (aten.softmax): operator is not supported; return the logits"),
         ("leaves", "models.py:leaves: called exit(3); return (nn.Module, example tensor)"),
-        ("large", "large does not fit: its tensors input, conv2d_1 live together and need "),
+        (
+            "large",  # one window and its result: 3 x 3 x 8,000 + 2 bytes
+            "layer conv2d_1 does not fit: the smallest band of its operands and its result needs 72002 bytes of the "
+            "activation buffer, 65536 there; use activation.memory_bytes >= 72002 or a smaller input",
+        ),
     ],
 )
 def test_a_model_that_cannot_run_on_the_machine_is_refused(refused, name, line):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from typing import Any
 
 from accelsim.accounting import count_of, layer_counts, layer_cycles
@@ -10,34 +11,28 @@ from accelsim.config import Hardware
 from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
 from accelsim.ir import IntegerGraph, Mac, proved_overflow_free
-from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.pipeline import Outcome
 
 
-def array_span(timeline: list[Issued], label: int) -> int:
-    """Cycles from a layer's first weight load or read to its last wave's end, over runs of its COMPUTEs."""
-    spans: list[tuple[int, int]] = []
-    previous = None
-    for issued in timeline:
-        if issued.unit is Unit.COMPUTE:
-            if issued.label == label and issued.span is not None:
-                if previous == label:
-                    spans[-1] = (spans[-1][0], issued.span[1])
-                else:
-                    spans.append(issued.span)
-            previous = issued.label
-    return sum(last - first + 1 for first, last in spans)
+def array_spans(timeline: list[Issued]) -> Counter[int]:
+    """By layer, cycles from its first weight load or read to its last wave's end, over runs of its COMPUTEs."""
+    total: Counter[int] = Counter()
+    computes = ((issued.label, issued.span) for issued in timeline if issued.span is not None)
+    for label, run in groupby(computes, key=lambda pair: pair[0]):
+        spans = [span for _, span in run]
+        total[label] += spans[-1][1] - spans[0][0] + 1
+    return total
 
 
-def stalls(timeline: list[Issued], label: int) -> dict[str, int]:
-    """Stall cycles of a layer's instructions by cause: ``<unit>_waits_for_<unit>``."""
-    total: Counter[str] = Counter()
+def stalls(timeline: list[Issued]) -> dict[int, Counter[str]]:
+    """By layer, stall cycles of its instructions by cause: ``<unit>_waits_for_<unit>``."""
+    total: dict[int, Counter[str]] = {}
     for issued in timeline:
-        if issued.label == label:
-            for source, cycles in issued.stalls:
-                total[f"{issued.unit.name.lower()}_waits_for_{source.name.lower()}"] += cycles
-    return dict(sorted(total.items()))
+        for source, cycles in issued.stalls:
+            causes = total.setdefault(issued.label, Counter())
+            causes[f"{issued.unit.name.lower()}_waits_for_{source.name.lower()}"] += cycles
+    return total
 
 
 def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) -> dict[str, Any]:
@@ -46,7 +41,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
     hardware = program.hardware
     pes = hardware.array.rows * hardware.array.columns
     cycles = outcome.timed.cycles or 0
-    counts = layer_counts(outcome)
+    counts, stalled, spans = layer_counts(outcome), stalls(timeline), array_spans(timeline)
     layers: list[dict[str, Any]] = []
     for label, (layer, spent, took, priced) in enumerate(
         zip(program.layers, counts, layer_cycles(outcome), energy.layers, strict=True)
@@ -59,14 +54,14 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
                 "nodes": list(layer.nodes),
                 "cycles": took,
                 "macs": macs,
-                "stall_cycles": stalls(timeline, label),
+                "stall_cycles": dict(sorted(stalled.get(label, Counter()).items())),
                 "utilization": macs / (took * pes) if took else 0.0,
                 "dram_bytes_read": count_of(spent, "dram.read"),
                 "dram_bytes_written": count_of(spent, "dram.write"),
                 "energy": as_number(priced.energy),
                 "energy_by_op": {op: figure.as_numbers() for op, figure in priced.by_op.items()},
                 **_partial_sums(outcome, graph, label),
-                "array_span_cycles": array_span(timeline, label),
+                "array_span_cycles": spans[label],
             }
         )
     macs = sum(layer["macs"] for layer in layers)
@@ -77,7 +72,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
         "workload": program.name,
         "hardware": hardware.model_dump(mode="json"),
         "batch": program.batch,
-        "bit_exact": outcome.mismatch is None,
+        "bit_exact": outcome.bit_exact,
         "mismatch": None if outcome.mismatch is None else str(outcome.mismatch),
         "totals": {
             "cycles": cycles,

@@ -22,8 +22,8 @@ MOST_BYTES = 1 << 16
 """Of a file of operands: no matrix of these sizes needs more."""
 DEFAULT_SHAPE = (6, 10, 4)
 """Two tiles of os; three of ws, the last of them ragged."""
-DEFAULT_SEED = 3
-"""With the other defaults, sums overflow in the array and in the accumulator memory, and ws and os overflow apart."""
+DEFAULT_SEED = 44
+"""With the other defaults, sums overflow in the array and in the memory, and ws and os differ in 6 of 24 results."""
 DEFAULT_LARGEST = 9
 """Products that a listener can check in the head."""
 

@@ -343,7 +343,7 @@
       ["overflows", `${now.overflows} of ${view().overflows}`, now.over.length ? "over" : ""],
     ];
     $("facts").replaceChildren(...facts.flatMap(([name, value, cls]) => [make("dt", name), make("dd", value, cls)]));
-    $("caption").className = now.captions.length > 5 ? "many" : "";
+    $("caption").className = ["many", "most"][now.captions.length - 6] || (now.captions.length > 7 ? "most" : "");
     $("caption").replaceChildren(...now.captions.map(([part, words, rule]) => {
       const one = make("li", words, part);
       if (rule) one.append(" ", make("span", rule, "rule"));

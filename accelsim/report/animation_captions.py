@@ -9,7 +9,7 @@ from accelsim.report.animation_frames import Frame, Recording, Tile, Token
 
 MOST_NAMED = 3
 """Overflows or PEs named in one sentence; the others are counted."""
-OVERFLOW_RULE = "numerics.md, 2.2 The add: fitted where the exact sum leaves its range"
+OVERFLOW_RULE = "numerics.md, 2.2 The add"
 
 
 class Caption(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_animate import animate, animate_arguments
 from accelsim.cli_diff import diff, diff_arguments
 from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
@@ -1337,6 +1338,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "sweep": (sweep, "many machines, schemes and workloads: every point measured once", sweep_arguments),
     "plot": (plot, "figures of a sweep and a page to look around in", plot_arguments),
+    "animate": (
+        animate,
+        "a matrix product on the array, cycle by cycle, as a page",
+        animate_arguments,
+    ),
     "study": (_study, "accuracy of a network quantised in many ways: one study file, one table", _study_arguments),
     "compare": (_compare, "two models on the same images, node by node: codes off by 1, 2, more", _compare_arguments),
     "requant-diff": (

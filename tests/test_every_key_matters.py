@@ -47,6 +47,7 @@ HARDWARE: dict[str, list[str]] = {
     "array.columns": ["array.columns=4"],
     "array.dataflow": ["array.dataflow=os"],
     "array.psum_bits": ["array.psum_bits=10"],
+    "array.serial_tiles": ["array.serial_tiles=true"],
     "accumulator.width_bits": ["accumulator.width_bits=16"],
     "accumulator.memory_bytes": ["accumulator.memory_bytes=512"],
     "accumulator.overflow": ["accumulator.overflow=wrap"],

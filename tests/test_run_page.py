@@ -24,7 +24,7 @@ from accelsim.isa import Compute, Unit, to_text
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.pipeline import run_checked
 from accelsim.report import build_report, html_report
-from accelsim.report.occupancy import busy_cycles
+from accelsim.report.unit_times import busy_cycles
 from accelsim.timing import ArrayShape, pe_macs
 
 HOSTILE = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>&amp;"

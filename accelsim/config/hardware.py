@@ -21,12 +21,19 @@ TABLE_ENTRIES = 256
 
 
 class ArraySection(Section):
-    """The PE array. psum_bits is the width of the partial sum inside it; absent, the accumulator's width."""
+    """The PE array.
+
+    Attributes:
+        psum_bits: width of the partial sum inside it; absent, the accumulator's width.
+        serial_tiles: a tile begins only after the last product of the tile before, as SCALE-Sim counts; by default its
+            load and first words overlap that tile's wave.
+    """
 
     rows: int = Field(ge=1, le=MAX_LANES)
     columns: int = Field(ge=1, le=MAX_LANES)
     dataflow: Literal["ws", "os", "is"] = "ws"
     psum_bits: int | None = Field(None, ge=8, le=64)
+    serial_tiles: bool = False
 
 
 class AccumulatorSection(Section):

@@ -64,7 +64,7 @@ class GridRun:
         captures: counted as they happened; bytes for buffers, words' elements for the accumulator memory.
         overflows: additions whose exact result left its range.
         psum_min, psum_max: extremes of the exact sums and of the start values; None if nothing was added.
-        span: of each instruction, the first weight load (ws) or issue (os), and the last wave at PE(R-1, C-1).
+        span: of each instruction, first weight load (ws) or issue (os), and the last product's wave at PE(R-1, C-1).
     """
 
     issue: list[int]
@@ -531,7 +531,7 @@ class _Grid:
         R, C = self.config.rows, self.config.columns
         # The streamer: row 0's control word; row i sees it i cycles later. A piece's slot on the port is R cycles.
         streaming = self.stream_word > 0 or self._may_stream()
-        command, in_last_slot = IDLE, False
+        command, in_last_slot, more_products = IDLE, False, False
         weights, weight_tag = np.zeros(C, dtype=np.int64), np.full(C, NONE, dtype=np.int64)
         if streaming:
             tile = self.tiles[self.stream_tile]
@@ -540,8 +540,8 @@ class _Grid:
             pieces = tile.operands.pieces
             piece, byte = divmod(self.stream_word, R)
             length = pieces[piece].length
-            in_last_slot = piece == len(pieces) - 1
-            end = R if len(pieces) == 1 else length  # the wave lasts at least R cycles
+            in_last_slot, more_products = piece == len(pieces) - 1, byte + 1 < length
+            end = R if len(pieces) == 1 else length  # sums stay at least R cycles
             if not in_last_slot or byte < end:
                 marks = LIVE * (byte < length) + FIRST * (self.stream_word == 0)
                 marks += LAST * (in_last_slot and byte == end - 1)
@@ -555,7 +555,7 @@ class _Grid:
         wave, flags = control
 
         # The start values: one accumulator word (or the biases) a cycle, bottom row's first.
-        loading = self._may_preload(streaming, in_last_slot, wave[0], flags[0])
+        loading = self._may_preload(streaming, in_last_slot, more_products, flags[0])
         start, hops = np.zeros(C, dtype=np.int64), np.full(C, NONE, dtype=np.int64)
         if loading:
             tile, row = self.tiles[self.load_tile], R - 1 - self.load_row
@@ -634,8 +634,11 @@ class _Grid:
             return False
         return self._may_issue(tile)
 
-    def _may_preload(self, streaming: bool, in_last_slot: bool, row0: Int64, row0_flags: Int64) -> bool:
-        """Whether a start value is read: R cycles before the tile's first word may be."""
+    def _may_preload(self, streaming: bool, in_last_slot: bool, more_products: bool, row0: Int64) -> bool:
+        """Whether a start value is read: R cycles before the tile's first word may be.
+
+        `more_products`: this slot has products in later cycles; `row0`: flags of the waves in row 0.
+        """
         if self.load_row > 0:
             return True
         if self.load_tile == len(self.tiles) or not self.tiles[self.load_tile].preloaded:
@@ -646,8 +649,9 @@ class _Grid:
         else:  # the port will be free in R cycles
             free = not streaming or (in_last_slot and self.stream_tile == self.load_tile - 1)
         if self.load_tile > 0 and self.tiles[self.load_tile - 1].compute.serial:
-            # In R cycles the array is empty: in row 0, at most the last wave is still at the last PE.
-            free = free and bool((row0[:-1] < 0).all()) and bool(row0[-1] < 0 or row0_flags[-1] & LAST)
+            # In R cycles the array is empty: in row 0, at most the last product is still at the last PE.
+            live = row0 & LIVE > 0
+            free = free and not live[:-1].any() and not (live[-1] and more_products)
         return free and self._may_issue(tile)
 
     def _start_word(self, tile: _Tile, row: int) -> Int64:
@@ -707,8 +711,8 @@ class _Grid:
         self.outstanding += 1
 
     def _empty(self) -> bool:
-        """Whether no wave of an earlier cycle is at any PE in this one."""
-        return bool((self.row_control[0, :-1] < 0).all() and (self.control[0, :, :-1] < 0).all())
+        """Whether no wave with a product of an earlier cycle is at any PE in this one."""
+        return not (self.row_control[1, :-1] & LIVE).any() and not (self.control[1, :, :-1] & LIVE).any()
 
     def _push_control(self, command: tuple[int, int, int, int]) -> tuple[Int64, Int64]:
         """What each row sees of the streamer's commands in this cycle (tag, flags, piece, byte), and each PE."""
@@ -717,8 +721,8 @@ class _Grid:
 
     def _note_last_wave(self) -> None:
         """After the update: the corner's register holds what passed PE(R-1, C-1) in this cycle."""
-        corner = int(self.control[0, -1, -1])
-        if corner >= 0:
+        corner, flags = (int(value) for value in self.control[:, -1, -1])
+        if corner >= 0 and flags & LIVE:
             self.last_wave[self.tiles[corner].instruction] = self.cycle
 
     def _multiply_add(self, psum: Int64, activation: Int64, weight: Int64, on: Bool, wave: Int64) -> Int64:

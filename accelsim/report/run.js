@@ -79,7 +79,8 @@
     $("name").textContent = report.workload;
     $("machine").textContent = `${data.machine} · ${count(report.batch, "image")} a batch · zero points ${report.zero_points}, bias in the ${report.bias_at}`;
     const badge = (text, kind) => $("badges").append(make("span", text, `badge ${kind}`));
-    if (report.bit_exact) badge(`✓ bit-exact: every written tensor of ${count(report.images_checked, "image")}`, "good");
+    if (report.bit_exact === null) badge("bits not checked", "");
+    else if (report.bit_exact) badge(`✓ bit-exact: every written tensor of ${count(report.images_checked, "image")}`, "good");
     else badge(`✗ not bit-exact: ${report.mismatch}`, "bad");
     if (report.accuracy !== null) badge(`accuracy ${(100 * report.accuracy).toFixed(2)} % of ${count(report.images_checked, "image")}`, "");
     const watched = layers.filter((layer) => layer.overflows !== null), over = sum(watched.map((layer) => layer.overflows));

@@ -15,7 +15,7 @@ from accelsim.pipeline import Outcome
 from accelsim.report.document import describe_hardware
 from accelsim.report.drawing import PLACE_COLOURS, colour
 from accelsim.report.html import html_file
-from accelsim.report.occupancy import busy_cycles
+from accelsim.report.unit_times import busy_cycles
 from accelsim.timing import row_macs
 
 Report = Mapping[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accelsim.isa import Compute
-from accelsim.timing.cycles import D_ACC, ArrayShape, tile_count
+from accelsim.timing.cycles import D_ACC, ArrayShape, last_product, output_stationary_period, tile_count
 
 
 def product_cycle(compute: Compute, shape: ArrayShape, done: int, *, word: int, lane: int, k: int) -> int:
@@ -43,9 +43,8 @@ def _tile_start(compute: Compute, shape: ArrayShape, done: int, tile: int) -> in
 def _group_start(compute: Compute, shape: ArrayShape, done: int, group: int) -> int:
     """T of an output-stationary tile of R words: duration and period are `cycles._output_stationary`'s."""
     rows, columns = shape
-    wave, slots = rows + columns - 2, tile_count(compute, rows)
-    last_piece = compute.run_bytes - (-(-compute.run_bytes // rows) - 1) * rows
-    duration = max(rows, (slots - 1) * rows + last_piece)
-    period = max(slots * rows, duration + wave) if compute.serial else slots * rows
+    wave = rows + columns - 2
+    duration = max(rows, last_product(compute, rows))
+    period = output_stationary_period(compute, shape)
     last = done - (D_ACC + rows - 1) - wave - (duration - 1)
     return last - (-(-compute.words // rows) - 1 - group) * period

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from accelsim.config import Hardware
 from accelsim.isa import Compute, Load, Post, Source, Start
 
-TIMING_VERSION = 1
+TIMING_VERSION = 2
 
 D_ACC = 2
 """Cycles from a word's arrival below the array to its write: read in cycle a, add, write in a + 1."""
@@ -55,7 +55,7 @@ class ComputeTimes(NamedTuple):
     Attributes:
         issue: its first weight load (ws), first preload read or first word read (os).
         done: cycle at whose end its last write takes effect.
-        span_first, span_last: first load or read, and the cycle in which the last wave passes PE(R-1, C-1).
+        span_first, span_last: first load or read, and the cycle in which the last product's wave passes PE(R-1, C-1).
         state: for the next COMPUTE.
     """
 
@@ -118,19 +118,31 @@ def _output_stationary(compute: Compute, shape: ArrayShape, issue: int) -> Compu
     rows, columns = shape
     first = issue + (rows if compute.start else 0)
     slots = tile_count(compute, rows)
-    last_piece = compute.run_bytes - (-(-compute.run_bytes // rows) - 1) * rows
-    duration = max(rows, (slots - 1) * rows + last_piece)
-    period = slots * rows
+    products = last_product(compute, rows)
+    period = output_stationary_period(compute, shape)
     wave = rows + columns - 2
-    if compute.serial:
-        period = max(period, duration + wave)
     tiles = -(-compute.words // rows)
     last = first + (tiles - 1) * period
-    end = last + duration - 1 + wave
-    done = end + D_ACC + rows - 1
+    # The sums go to the drain no earlier than R cycles after the tile's beginning, also where its products end before.
+    done = last + max(rows, products) - 1 + wave + D_ACC + rows - 1
     # The port is free after its slots; after a serial tile, R cycles of preload may hide behind the last wave.
     next_load = last + max(slots * rows, period - rows)
+    end = last + products - 1 + wave
     return ComputeTimes(issue, done, issue, end, ComputeState(next_load, last + period, done, output_stationary=True))
+
+
+def last_product(compute: Compute, rows: int) -> int:
+    """Cycles from an output-stationary tile's first read to PE(0, 0)'s last product: its pieces, the last not whole."""
+    last_piece = compute.run_bytes - (-(-compute.run_bytes // rows) - 1) * rows
+    return (tile_count(compute, rows) - 1) * rows + last_piece
+
+
+def output_stationary_period(compute: Compute, shape: ArrayShape) -> int:
+    """Cycles from one tile's first read to the next's: whole slots; serial tiles wait for the last wave to pass."""
+    slots = tile_count(compute, shape.rows) * shape.rows
+    if not compute.serial:
+        return slots
+    return max(slots, last_product(compute, shape.rows) + shape.rows + shape.columns - 2)
 
 
 def tile_count(compute: Compute, rows: int) -> int:

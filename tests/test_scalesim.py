@@ -340,7 +340,8 @@ def test_a_written_file_reads_back_with_the_layers_own_sizes(tmp_path):
 
 @pytest.mark.parametrize("over, m, k, n", [("channels", 6, 4, 6), ("tokens", 6, 6, 4)])
 def test_products_of_two_tensors_are_a_layer_a_head(over, m, k, n):
-    made = GraphMaker(np.random.default_rng(3), QuantizationScheme().requantization.numerics())
+    how = QuantizationScheme().requantization.numerics()
+    made = GraphMaker(np.random.default_rng(3), how, zero_points="subtracted")
     tokens = made.conv(made.input(6, 1, 3), 8, (1, 1))
     first = tokens if over == "channels" else made.conv(tokens, 12, (1, 1))
     made.matmul(first, tokens, 2, over)

@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py [--repeat 3] [--networks lenet5,resnet18,...] [--arrays 8,16,32,128]
 
-For each network and array: seconds of compiling its integer graph, instructions, SimPy events an instruction, seconds of
-a run without values (and microseconds an instruction), seconds of a run with values (and seconds a billion products),
+For each network and array: seconds of compiling, instructions, SimPy events an instruction, seconds of a
+run without values (and microseconds an instruction), seconds of a run with values (and seconds a billion products),
 most memory of the whole process so far. Medians of CPU time in one process; `make bench` sets one thread. Buffers are
 those of `tpu_like_32x32`; "64 KiB" has a smaller activation buffer, through which most tensors stream.
 """

@@ -413,6 +413,7 @@ def test_one_layer_is_compiled_simulated_and_swept(net, capsys):
         (["run", "net.csv:c"], "net.csv: has no layer 'c'; it has a, b"),
         (["run", "net.csv", "--figures", "f"], "--figures: net.csv holds 2 layers; name one, such as net.csv:a"),
         (["run", "net.csv", "--html", "f"], "--html: net.csv holds 2 layers; name one, such as net.csv:a"),
+        (["run", "net.csv", "--trace", "f"], "--trace: net.csv holds 2 layers; name one, such as net.csv:a"),
         (["run", "net.csv", "--data", "digits"],
          "--data digits: the values of net.csv are random; leave --data out"),
         (["run", "net.csv:a", "--calibration", "f.npy"],

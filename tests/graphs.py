@@ -334,3 +334,11 @@ def random_hardware(rng: np.random.Generator, graph: IntegerGraph, dataflow: str
         overrides.append(f"accumulator.memory_bytes={rng.integers(400, 2000)}")
         overrides.append(f"weight.memory_bytes={rng.integers(130, 600)}")
     return load_hardware("edge_8x8", overrides)
+
+
+def pipelined(rng: np.random.Generator, hardware: Hardware) -> Hardware:
+    """The same machine with a multiply-add of up to five cycles; nothing that the RTL has."""
+    latency = int(rng.integers(2, 6))
+    interval, add = (int(n) for n in rng.integers(1, latency + 1, 2))
+    changes = {"mac_latency_cycles": latency, "mac_interval_cycles": interval, "add_latency_cycles": add}
+    return hardware.model_copy(update={"array": hardware.array.model_copy(update=changes)})

@@ -235,6 +235,8 @@ class SecondMachine:
         array, accumulator = hardware["array"], hardware["accumulator"]
         self.R, self.C, self.W = array["rows"], array["columns"], accumulator["width_bits"]
         self.W_p = array.get("psum_bits") or self.W
+        self.mac, self.interval = array["mac_latency_cycles"], array["mac_interval_cycles"]
+        self.add = array.get("add_latency_cycles") or self.mac
         self.wraps, self.at_end = accumulator["overflow"] == "wrap", accumulator["saturate_at"] == "end"
         self.B, self.latency = hardware["dram"]["bandwidth_bytes_per_cycle"], hardware["dram"]["latency_cycles"]
         depth = 8 * accumulator["memory_bytes"] // (self.C * self.W)
@@ -308,7 +310,7 @@ class SecondMachine:
         if last is None:
             return 0
         if last.output_stationary != this.output_stationary:
-            return last.done + 1
+            return max(last.done + 1, last.T + last.slots)
         if not this.output_stationary:
             return last.next_load
         issue = last.T + last.slots
@@ -320,25 +322,28 @@ class SecondMachine:
     def ws_tiles(self, this: SimpleNamespace, issue: int) -> tuple[int, int, int]:
         """Section 4.2 tile by tile: L and T of each, and the earliest load of the next."""
         M, R, C = this.images * this.y_count * this.x_count, self.R, self.C
+        wave = self.add * (R - 1) + (C - 1) + self.mac - 1
         next_load, stream_free = issue, 0
         if self.previous is not None and not self.previous.output_stationary:
-            stream_free = self.previous.T + self.previous.M
+            stream_free = self.previous.T + self.previous.slots
         for _ in self.tiles(this):
             L = next_load
             T = max(L + R, stream_free)
-            stream_free = T + M
-            next_load = max(L + R, T, T + M + R + C - 2 if this.serial else 0)
-        last_wave = T + M - 1 + (R - 1) + (C - 1)
+            stream_free = T + M * self.interval
+            last_wave = T + (M - 1) * self.interval + wave
+            next_load = max(L + R, T + (self.add - 1) * (R - 1), last_wave + 1 if this.serial else 0)
         done = last_wave + D_ACC
-        self.previous = SimpleNamespace(output_stationary=0, T=T, M=M, next_load=next_load, done=done)
+        slots = M * self.interval
+        self.previous = SimpleNamespace(output_stationary=0, T=T, slots=slots, next_load=next_load, done=done)
         return issue, done, last_wave
 
     def os_tiles(self, this: SimpleNamespace, issue: int) -> tuple[int, int, int]:
         """Section 4.3 tile by tile."""
         M, R, C = this.images * this.y_count * this.x_count, self.R, self.C
         pieces = self.tiles(this)
-        slots = len(pieces) * R
-        D = max(R, slots - R + pieces[-1][3])
+        step = max(self.interval, self.add)
+        slots = len(pieces) * R * step
+        D = (max(R, (len(pieces) - 1) * R + pieces[-1][3]) - 1) * step + self.mac
         next_T = issue if this.start == _ZERO else issue + R
         for _ in range(-(-M // R)):
             T = next_T

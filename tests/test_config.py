@@ -106,6 +106,9 @@ KEYS = {  # key: lowest, highest
     "array.rows": (1, 256),
     "array.columns": (1, 256),
     "array.psum_bits": (8, 64),
+    "array.mac_latency_cycles": (1, 64),
+    "array.mac_interval_cycles": (1, 64),
+    "array.add_latency_cycles": (1, 64),
     "accumulator.width_bits": (8, 64),
     "accumulator.memory_bytes": (1, 1 << 26),
     "activation.memory_bytes": (1, 1 << 23),
@@ -214,7 +217,8 @@ def test_a_machine_supports_everything_unless_it_says_otherwise():
     "old, new, expected",
     [
         ("rows = 8", "row = 8", " [array]: unknown key 'row'; did you mean 'rows'?"),
-        ("rows = 8", "rows = 8\nx = 1", " [array]: unknown key 'x'; known here: rows, columns, dataflow, psum_bits"),
+        ("rows = 8", "rows = 8\nx = 1", " [array]: unknown key 'x'; known here: rows, columns, dataflow, psum_bits, "
+         "mac_latency_cycles, mac_interval_cycles, add_latency_cycles"),
         ("rows = 8", "", " [array]: key 'rows' is missing; add it"),
         ("[table]", "[tables]", ": unknown key 'tables'; did you mean 'table'?"),
         ("[table]\nmemory_bytes = 512", "", ": section [table] is missing; add it"),
@@ -265,7 +269,11 @@ def test_an_unknown_preset_is_refused_with_the_nearest_and_all():
         ("array..rows=3", "must be section.key=value, for example array.dataflow=os"),
         (".rows=3", "must be section.key=value, for example array.dataflow=os"),
         ("array.row=3", "unknown key 'array.row'; did you mean 'rows'?"),
-        ("array.zzz=3", "unknown key 'array.zzz'; known here: rows, columns, dataflow, psum_bits"),
+        (
+            "array.zzz=3",
+            "unknown key 'array.zzz'; known here: rows, columns, dataflow, psum_bits, "
+            "mac_latency_cycles, mac_interval_cycles, add_latency_cycles",
+        ),
         ("arry.rows=3", "unknown key 'arry'; did you mean 'array'?"),
         ("array=3", "'array' is a section; set one of its keys, such as array.rows"),
         ("array.rows.x=3", "'rows' holds a value, not keys"),
@@ -319,6 +327,16 @@ def test_overrides_name_layers_with_dots():
             ["accumulator.width_bits=9", "array.columns=3", "accumulator.memory_bytes=6"],
             "accumulator.memory_bytes = 6 must hold two words of 3 x 9 bits, so that one fills while one drains; "
             "use at least 7",
+        ),
+        (
+            ["array.mac_latency_cycles=3", "array.mac_interval_cycles=4"],
+            "array.mac_interval_cycles = 4 must not exceed array.mac_latency_cycles = 3, because a unit that has given "
+            "its sum takes the next operands; use at most 3, or a longer latency",
+        ),
+        (
+            ["array.add_latency_cycles=2"],
+            "array.add_latency_cycles = 2 must not exceed array.mac_latency_cycles = 1, because the addition is the "
+            "end of the multiply-add; use at most 1, or a longer latency",
         ),
         (["weight.memory_bytes=15"], "weight.memory_bytes = 15 must hold two rows of one byte a column; "
                                      "use at least 16"),
@@ -376,12 +394,14 @@ def test_the_fingerprint_ignores_name_clock_and_what_else_the_machine_could_do()
 
 def test_the_fingerprint_depends_on_every_other_key():
     changes = [f"{key}={low + 9 if key != 'array.psum_bits' else 20}" for key, (low, _) in KEYS.items()]
-    changes = [c for c in changes if ".memory_bytes" not in c]
+    needing = {"array.mac_interval_cycles", "array.add_latency_cycles"}  # another key
+    changes = [c for c in changes if ".memory_bytes" not in c and c.partition("=")[0] not in needing]
     changes += [f"{s}.memory_bytes=3333" for s in ("accumulator", "activation", "weight", "parameter", "table", "dram")]
     changes += ["array.dataflow=os", "accumulator.overflow=wrap", "accumulator.saturate_at=end"]
     prints = {edge(change).fingerprint() for change in changes}
-    assert len(changes) == len(KEYS) + len(CHOICES)
-    assert len(prints | {edge().fingerprint()}) == len(changes) + 1
+    prints |= {edge("array.mac_latency_cycles=10", f"{key}=2").fingerprint() for key in needing}
+    assert len(changes) + len(needing) == len(KEYS) + len(CHOICES)
+    assert len(prints | {edge().fingerprint()}) == len(changes) + len(needing) + 1
 
 
 # --- quantisation -------------------------------------------------------------------------------------------------

@@ -18,15 +18,27 @@ MAX_LANES = 256
 RECORD_BYTES = 16
 """One parameter record: bias, shift and multiplier of one channel."""
 TABLE_ENTRIES = 256
+MAX_MAC_CYCLES = 64
+"""More than any multiply-add's pipeline; bounds what the register-level grid steps."""
 
 
 class ArraySection(Section):
-    """The PE array. psum_bits is the width of the partial sum inside it; absent, the accumulator's width."""
+    """The PE array.
+
+    Attributes:
+        psum_bits: width of the partial sum inside it; absent, the accumulator's width.
+        mac_latency_cycles: from operands that enter a PE's multiply-add to the sum in its register, both included.
+        mac_interval_cycles: a PE takes a new pair of operands every so many cycles.
+        add_latency_cycles: the last cycles of the latency, in which the partial sum is added; absent, all of them.
+    """
 
     rows: int = Field(ge=1, le=MAX_LANES)
     columns: int = Field(ge=1, le=MAX_LANES)
     dataflow: Literal["ws", "os", "is"] = "ws"
     psum_bits: int | None = Field(None, ge=8, le=64)
+    mac_latency_cycles: int = Field(1, ge=1, le=MAX_MAC_CYCLES)
+    mac_interval_cycles: int = Field(1, ge=1, le=MAX_MAC_CYCLES)
+    add_latency_cycles: int | None = Field(None, ge=1, le=MAX_MAC_CYCLES)
 
 
 class AccumulatorSection(Section):
@@ -105,6 +117,16 @@ class Hardware(Section):
                 f"{accumulator.width_bits}, because a sum the memory cannot hold would be cut when stored; "
                 f"use array.psum_bits <= {accumulator.width_bits}, or leave it out"
             )
+        for key, why in (
+            ("mac_interval_cycles", "a unit that has given its sum takes the next operands"),
+            ("add_latency_cycles", "the addition is the end of the multiply-add"),
+        ):
+            if (getattr(array, key) or 0) > array.mac_latency_cycles:
+                raise ValueError(
+                    f"array.{key} = {getattr(array, key)} must not exceed array.mac_latency_cycles = "
+                    f"{array.mac_latency_cycles}, because {why}; use at most {array.mac_latency_cycles}, or a longer "
+                    "latency"
+                )
         if self.accumulator_depth < 2:
             need = -(-2 * array.columns * accumulator.width_bits // 8)
             raise ValueError(
@@ -139,6 +161,11 @@ class Hardware(Section):
     def psum_bits(self) -> int:
         """Width of the partial sum in the array."""
         return self.array.psum_bits or self.accumulator.width_bits
+
+    @property
+    def add_latency_cycles(self) -> int:
+        """Cycles in which a PE adds: those that a partial sum takes from one row to the next."""
+        return self.array.add_latency_cycles or self.array.mac_latency_cycles
 
     @property
     def bank_count(self) -> int:

@@ -73,7 +73,7 @@ def window_inside(
 
 def compute_counts(compute: Compute, shape: ArrayShape) -> dict[str, int]:
     """Operations of one COMPUTE: captures, products, additions, buffer bytes, elements of the accumulator memory."""
-    rows, columns = shape
+    rows, columns = shape.rows, shape.columns
     lanes, words, run = compute.lanes, compute.words, compute.run_bytes
     runs = compute.r_count * compute.s_count
     tiles = tile_count(compute, rows)
@@ -116,7 +116,7 @@ def compute_counts(compute: Compute, shape: ArrayShape) -> dict[str, int]:
         "register.activation": words * runs * _triangle(lanes) if diagonal else macs,
         "register.psum": words * rows * lanes * tiles,
         "register.weight": 2 * total * (1 if diagonal else lanes),
-        "register.skew": words * activation_skew
+        "register.skew": words * shape.add_latency * activation_skew
         + (2 * runs * weight_skew if diagonal else total * weight_skew)
         + words * tiles * deskew,
         "read.activation": inside,

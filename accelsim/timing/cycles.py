@@ -22,15 +22,45 @@ D_POST = 5
 
 
 class ArrayShape(NamedTuple):
-    """R and C."""
+    """R and C, and a PE's multiply-add in cycles.
+
+    Attributes:
+        mac_latency: from operands to the sum in the register.
+        mac_interval: between operands.
+        add_latency: the last of the latency's cycles, in which the partial sum is added.
+    """
 
     rows: int
     columns: int
+    mac_latency: int = 1
+    mac_interval: int = 1
+    add_latency: int = 1
 
     @classmethod
     def of(cls, hardware: Hardware) -> ArrayShape:
         """The shape of a machine's array."""
-        return cls(hardware.array.rows, hardware.array.columns)
+        array = hardware.array
+        return cls(
+            array.rows, array.columns, array.mac_latency_cycles, array.mac_interval_cycles, hardware.add_latency_cycles
+        )
+
+    @property
+    def wave(self) -> int:
+        """Ws: cycles from a word's read to the end of its last addition, less one."""
+        return self.add_latency * (self.rows - 1) + self.columns - 1 + self.mac_latency - 1
+
+    @property
+    def switch(self) -> int:
+        """Ws: cycles from a tile's first word to when weights may be loaded over its shadows, row after row.
+
+        A switch takes `add_latency` cycles a row, a load one.
+        """
+        return (self.add_latency - 1) * (self.rows - 1)
+
+    @property
+    def step(self) -> int:
+        """Os: cycles from one product of a sum to its next: the unit must be free, and the sum before it there."""
+        return max(self.mac_interval, self.add_latency)
 
 
 class ComputeState(NamedTuple):
@@ -71,7 +101,7 @@ def compute_free(compute: Compute, state: ComputeState | None) -> int:
     if state is None:
         return 0
     if bool(compute.output_stationary) != state.output_stationary:
-        return state.done + 1
+        return max(state.done + 1, state.next_load)  # the port may be held longer than the last sums take
     if compute.output_stationary and compute.start == Start.ZERO:  # no preload: it issues with its first word
         return state.next_stream
     if compute.output_stationary and compute.start == Start.ACCUMULATE:  # its preload reads what earlier ones write
@@ -95,42 +125,56 @@ def compute_times(compute: Compute, shape: ArrayShape, state: ComputeState | Non
 
 
 def _weight_stationary(compute: Compute, shape: ArrayShape, state: ComputeState | None, issue: int) -> ComputeTimes:
-    """L_k = max(L_(k-1) + R, T_(k-1)), T_k = max(L_k + R, T_(k-1) + M_(k-1)); with M fixed, in closed form."""
-    rows, columns = shape
-    words, tiles = compute.words, tile_count(compute, rows)
-    wave = rows + columns - 2
-    first = issue + rows
+    """L_k = max(L_(k-1) + R, T_(k-1) + switch), T_k = max(L_k + R, T_(k-1) + M_(k-1) * interval)."""
+    stream, tiles = compute.words * shape.mac_interval, tile_count(compute, shape.rows)
+    first = issue + shape.rows
     if state is not None and not state.output_stationary:
         first = max(first, state.next_stream)
-    # T_0 >= L_0 + R gives L_1 = T_0; from there L_k = T_(k-1) and T advances by max(R, M). Serial tiles load only
-    # after the last product of the tile before: a period of R + M + R + C - 2.
-    period = words + wave + rows if compute.serial else max(rows, words)
-    last = first + (tiles - 1) * period
-    next_load = last + words + wave if compute.serial else last
-    end = last + words - 1 + wave
+    last = first + (tiles - 1) * ws_period(compute, shape)
+    end = last + stream - shape.mac_interval + shape.wave
+    next_load = end + 1 if compute.serial else last + shape.switch
     return ComputeTimes(
-        issue, end + D_ACC, issue, end, ComputeState(next_load, last + words, end + D_ACC, output_stationary=False)
+        issue, end + D_ACC, issue, end, ComputeState(next_load, last + stream, end + D_ACC, output_stationary=False)
     )
 
 
-def _output_stationary(compute: Compute, shape: ArrayShape, issue: int) -> ComputeTimes:
-    """Tiles of R words; every piece holds the read port R cycles, the drain follows the last."""
-    rows, columns = shape
-    first = issue + (rows if compute.start else 0)
-    slots = tile_count(compute, rows)
-    last_piece = compute.run_bytes - (-(-compute.run_bytes // rows) - 1) * rows
-    duration = max(rows, (slots - 1) * rows + last_piece)
-    period = slots * rows
-    wave = rows + columns - 2
+def ws_period(compute: Compute, shape: ArrayShape) -> int:
+    """Cycles from one ws tile's T to the next one's, inside an instruction.
+
+    T_0 >= L_0 + R gives L_1 = T_0 + switch; from there L_k = T_(k-1) + switch. Serial tiles load only after the last
+    product of the tile before.
+    """
     if compute.serial:
-        period = max(period, duration + wave)
-    tiles = -(-compute.words // rows)
-    last = first + (tiles - 1) * period
-    end = last + duration - 1 + wave
+        return (compute.words - 1) * shape.mac_interval + shape.wave + 1 + shape.rows
+    return max(shape.switch + shape.rows, compute.words * shape.mac_interval)
+
+
+def _output_stationary(compute: Compute, shape: ArrayShape, issue: int) -> ComputeTimes:
+    """Tiles of R words; every piece holds the read port R steps, the drain follows the last."""
+    rows = shape.rows
+    first = issue + (rows if compute.start else 0)
+    duration, period = os_duration(compute, shape), os_period(compute, shape)
+    last = first + (-(-compute.words // rows) - 1) * period
+    end = last + duration - 1 + rows + shape.columns - 2
     done = end + D_ACC + rows - 1
     # The port is free after its slots; after a serial tile, R cycles of preload may hide behind the last wave.
-    next_load = last + max(slots * rows, period - rows)
+    next_load = last + max(tile_count(compute, rows) * rows * shape.step, period - rows)
     return ComputeTimes(issue, done, issue, end, ComputeState(next_load, last + period, done, output_stationary=True))
+
+
+def os_duration(compute: Compute, shape: ArrayShape) -> int:
+    """D: cycles of one os tile in PE(0, 0), at least R steps, so that the tile before has left the drain."""
+    last_piece = (compute.run_bytes - 1) % shape.rows + 1
+    steps = max(shape.rows, (tile_count(compute, shape.rows) - 1) * shape.rows + last_piece)
+    return (steps - 1) * shape.step + shape.mac_latency
+
+
+def os_period(compute: Compute, shape: ArrayShape) -> int:
+    """Cycles from one os tile's T to the next one's."""
+    slots = tile_count(compute, shape.rows) * shape.rows * shape.step
+    if compute.serial:
+        return max(slots, os_duration(compute, shape) + shape.rows + shape.columns - 2)
+    return slots
 
 
 def tile_count(compute: Compute, rows: int) -> int:

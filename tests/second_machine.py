@@ -199,6 +199,77 @@ class Adder:
 # --- machine ----------------------------------------------------------------------------------------------------------
 
 
+class OpenRows:
+    """One channel of a DRAM with open rows (section 4.1), one cycle after the other."""
+
+    def __init__(self, dram: dict) -> None:
+        self.dram, self.bus, self.banks = dram, dram["bandwidth_bytes_per_cycle"], dram["banks"]
+        self.open: dict[int, int] = {}  # bank → row
+        self.cycle = 0  # the next that has not been looked at
+
+    def beats(self, this: SimpleNamespace) -> list[tuple[int, bool]]:
+        """(row, is it the first of a segment) of each beat, byte by byte."""
+        found: list[tuple[int, bool]] = []
+        for number in range(this.rows):
+            row, room = None, 0
+            for byte in range(this.row_bytes):
+                at = (this.dram_address + number * this.dram_step + byte) // self.dram["row_bytes"]
+                if at != row:
+                    found.append((at, True))
+                    row, room = at, self.bus
+                elif room == 0:
+                    found.append((at, False))
+                    room = self.bus
+                room -= 1
+        return found
+
+    def refreshing(self) -> bool:
+        every = self.dram["refresh_interval_cycles"]
+        return every is not None and self.cycle >= every and self.cycle % every < self.dram["refresh_cycles"]
+
+    def commands(self, row: int) -> int:
+        """Cycles from a segment's first command to its first beat, as its bank is now."""
+        there = self.open.get(row % self.banks)
+        cycles = self.dram["t_cas_cycles"]
+        if there != row:
+            cycles += self.dram["t_rcd_cycles"] + (0 if there is None else self.dram["t_rp_cycles"])
+        return cycles
+
+    def done(self, this: SimpleNamespace, issue: int) -> int:
+        """The cycle of the last beat of a transfer."""
+        beats = self.beats(this)
+        at, left, ahead = 0, None, None  # the next beat; cycles until it and until the next segment's, once commanded
+        while at < len(beats):
+            if self.refreshing():
+                self.open.clear()
+                left = ahead = None
+            elif self.cycle >= issue + self.dram["latency_cycles"]:
+                row, _ = beats[at]
+                if left is None:
+                    left = self.commands(row)
+                    begins = True
+                if left == 0:
+                    self.open[row % self.banks] = row
+                    following = next((r for r, first in beats[at + 1 :] if first), None)
+                    if begins and following is not None and following % self.banks != row % self.banks:
+                        ahead, begins = self.commands(following), False
+                    at += 1
+                    if at < len(beats) and beats[at][1]:
+                        begins = True
+                        known = self.open.get(beats[at][0] % self.banks) == beats[at][0]
+                        left, ahead = (1 if known else ahead), None
+                        if left is not None:
+                            left = max(left, 1)
+                    else:
+                        left = 1
+                if left is not None:
+                    left -= 1
+                if ahead is not None:
+                    ahead -= 1
+            self.cycle += 1
+        return self.cycle - 1
+
+
 @dataclass
 class Result:
     """What a run leaves: memories, times and what was watched, indices being those of the program."""
@@ -239,6 +310,8 @@ class SecondMachine:
         self.add = array.get("add_latency_cycles") or self.mac
         self.wraps, self.at_end = accumulator["overflow"] == "wrap", accumulator["saturate_at"] == "end"
         self.B, self.latency = hardware["dram"]["bandwidth_bytes_per_cycle"], hardware["dram"]["latency_cycles"]
+        opens = hardware["dram"]["model"] == "open_rows"
+        self.channels = {unit: OpenRows(hardware["dram"]) for unit in (LOAD, STORE)} if opens else {}
         depth = 8 * accumulator["memory_bytes"] // (self.C * self.W)
         self.accumulator = [[0] * self.C for _ in range(depth)]
         names = ("activation", "weight", "parameter", "table")
@@ -294,6 +367,8 @@ class SecondMachine:
     def finish(self, n: int, this: SimpleNamespace, issue: int) -> int:
         """The cycle at whose end the last write of an instruction happens."""
         if this.unit in (LOAD, STORE):
+            if self.channels:
+                return self.channels[this.unit].done(this, issue)
             return issue + self.latency + this.rows * -(-this.row_bytes // self.B) - 1
         if this.unit == COMPUTE:
             first, done, last_wave = (self.os_tiles if this.output_stationary else self.ws_tiles)(this, issue)

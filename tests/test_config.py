@@ -118,11 +118,25 @@ KEYS = {  # key: lowest, highest
     "dram.bandwidth_bytes_per_cycle": (1, 256),
     "dram.latency_cycles": (0, 65535),
     "dram.memory_bytes": (1, 1 << 32),
+    "dram.row_bytes": (1, 1 << 20),
+    "dram.banks": (1, 1024),
+    "dram.t_rcd_cycles": (0, 4095),
+    "dram.t_rp_cycles": (0, 4095),
+    "dram.t_cas_cycles": (0, 4095),
+    "dram.refresh_interval_cycles": (1, 1 << 24),
+    "dram.refresh_cycles": (1, 1 << 20),
 }
+OPEN_ROWS = [
+    *("dram.model=open_rows", "dram.row_bytes=64", "dram.banks=4"),
+    *("dram.t_rcd_cycles=5", "dram.t_rp_cycles=6", "dram.t_cas_cycles=7"),
+]
+TIMES = ("t_rcd_cycles", "t_rp_cycles", "t_cas_cycles")
+REFRESH = ["dram.refresh_interval_cycles=80", "dram.refresh_cycles=8"]
 CHOICES = {
     "array.dataflow": ("'ws', 'os' or 'is'", "WS"),
     "accumulator.overflow": ("'saturate' or 'wrap'", "clip"),
     "accumulator.saturate_at": ("'every_add' or 'end'", "never"),
+    "dram.model": ("'simple' or 'open_rows'", "ddr4"),
 }
 
 
@@ -338,6 +352,20 @@ def test_overrides_name_layers_with_dots():
             "array.add_latency_cycles = 2 must not exceed array.mac_latency_cycles = 1, because the addition is the "
             "end of the multiply-add; use at most 1, or a longer latency",
         ),
+        (["dram.banks=4"], "dram.banks = 4 is read by dram.model = 'open_rows' alone; set that, or leave it out"),
+        (
+            ["dram.model=open_rows", "dram.banks=4", "dram.t_rp_cycles=0"],
+            "dram.model = 'open_rows' needs dram.row_bytes, dram.t_rcd_cycles, dram.t_cas_cycles; add what is missing",
+        ),
+        (
+            [*OPEN_ROWS, "dram.refresh_cycles=8"],
+            "refresh needs interval and duration, but dram.refresh_interval_cycles is missing; set both or none",
+        ),
+        (
+            [*OPEN_ROWS, "dram.refresh_interval_cycles=20", "dram.refresh_cycles=8"],
+            "dram.refresh_interval_cycles = 20 must be at least 21, so that after a refresh a row can be opened and a "
+            "beat moved before the next",
+        ),
         (["weight.memory_bytes=15"], "weight.memory_bytes = 15 must hold two rows of one byte a column; "
                                      "use at least 16"),
         (["parameter.memory_bytes=31"], "parameter.memory_bytes = 31 must hold two records of 16 bytes; "
@@ -371,6 +399,8 @@ def test_a_broken_rule_across_keys_names_them_the_reason_and_the_remedy(override
         ["accumulator.memory_bytes=64"],
         ["accumulator.width_bits=9", "array.columns=3", "accumulator.memory_bytes=7"],
         ["weight.memory_bytes=16", "parameter.memory_bytes=32", "table.memory_bytes=256"],
+        ["array.mac_latency_cycles=3", "array.mac_interval_cycles=3", "array.add_latency_cycles=3"],
+        [*OPEN_ROWS, "dram.refresh_interval_cycles=21", "dram.refresh_cycles=8"],
     ],
 )
 def test_the_remedies_of_those_errors_work(overrides):
@@ -394,12 +424,19 @@ def test_the_fingerprint_ignores_name_clock_and_what_else_the_machine_could_do()
 
 def test_the_fingerprint_depends_on_every_other_key():
     changes = [f"{key}={low + 9 if key != 'array.psum_bits' else 20}" for key, (low, _) in KEYS.items()]
-    needing = {"array.mac_interval_cycles", "array.add_latency_cycles"}  # another key
+    slow, rows = ["array.mac_latency_cycles=10"], [*OPEN_ROWS, *REFRESH]
+    needing = {  # other keys
+        "array.mac_interval_cycles": [*slow, "array.mac_interval_cycles=2"],
+        "array.add_latency_cycles": [*slow, "array.add_latency_cycles=2"],
+        "dram.model": OPEN_ROWS,
+        **{f"dram.{key}": [*rows, f"dram.{key}=9"] for key in ("row_bytes", "banks", *TIMES, "refresh_cycles")},
+        "dram.refresh_interval_cycles": [*rows, "dram.refresh_interval_cycles=90"],
+    }
     changes = [c for c in changes if ".memory_bytes" not in c and c.partition("=")[0] not in needing]
     changes += [f"{s}.memory_bytes=3333" for s in ("accumulator", "activation", "weight", "parameter", "table", "dram")]
     changes += ["array.dataflow=os", "accumulator.overflow=wrap", "accumulator.saturate_at=end"]
     prints = {edge(change).fingerprint() for change in changes}
-    prints |= {edge("array.mac_latency_cycles=10", f"{key}=2").fingerprint() for key in needing}
+    prints |= {edge(*changed).fingerprint() for changed in needing.values()}
     assert len(changes) + len(needing) == len(KEYS) + len(CHOICES)
     assert len(prints | {edge().fingerprint()}) == len(changes) + len(needing) + 1
 

@@ -39,6 +39,12 @@ from accelsim.timing import Counts, OpKey
 
 pytest.importorskip("torch")
 
+OPEN_ROWS = [
+    *("dram.model=open_rows", "dram.row_bytes=64", "dram.banks=4"),
+    *("dram.t_rcd_cycles=5", "dram.t_rp_cycles=6", "dram.t_cas_cycles=7"),
+]
+TIMES = ("t_rcd_cycles", "t_rp_cycles", "t_cas_cycles")
+REFRESH = ["dram.refresh_interval_cycles=80", "dram.refresh_cycles=8"]
 # A change of each key from the small machine below.
 HARDWARE: dict[str, list[str]] = {
     "name": ["name=other"],
@@ -61,6 +67,14 @@ HARDWARE: dict[str, list[str]] = {
     "dram.bandwidth_bytes_per_cycle": ["dram.bandwidth_bytes_per_cycle=8"],
     "dram.latency_cycles": ["dram.latency_cycles=7"],
     "dram.memory_bytes": ["dram.memory_bytes=1024"],
+    "dram.model": [*OPEN_ROWS],
+    "dram.row_bytes": ["dram.row_bytes=48"],
+    "dram.banks": ["dram.banks=1"],
+    "dram.t_rcd_cycles": ["dram.t_rcd_cycles=9"],
+    "dram.t_rp_cycles": ["dram.t_rp_cycles=9"],
+    "dram.t_cas_cycles": ["dram.t_cas_cycles=9"],
+    "dram.refresh_interval_cycles": ["dram.refresh_interval_cycles=90"],
+    "dram.refresh_cycles": ["dram.refresh_cycles=9"],
     "supports.dataflows": ["supports.dataflows=['os']"],
     "supports.overflows": ["supports.overflows=['wrap']"],
     "supports.saturate_at": ["supports.saturate_at=['end']"],
@@ -73,6 +87,8 @@ HARDWARE: dict[str, list[str]] = {
 NEEDED: dict[str, list[str]] = {
     "array.mac_interval_cycles": ["array.mac_latency_cycles=4"],
     "array.add_latency_cycles": ["array.mac_latency_cycles=4"],
+    **dict.fromkeys((f"dram.{key}" for key in ("row_bytes", "banks", *TIMES)), OPEN_ROWS),
+    **{key: [*OPEN_ROWS, *REFRESH] for key in ("dram.refresh_interval_cycles", "dram.refresh_cycles")},
 }
 ADAROUND = ["weight.bits=3", "weight.rounding=adaround", "weight.adaround_iterations=50"]
 QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs, the change)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import GraphMaker, pipelined, random_graph, random_hardware, random_requantization
+from graphs import GraphMaker, open_rows, pipelined, random_graph, random_hardware, random_requantization
 from programs import Maker
 from second_machine import Modes as SecondModes
 from second_machine import SecondMachine
@@ -80,7 +80,11 @@ def compiled(seed: int, folder: Path) -> None:
     graph = maker.graph()
     batch = int(rng.integers(1, 4))
     hardware = random_hardware(rng, graph, dataflow)
-    program = compile_graph(graph, hardware if seed % 2 else pipelined(rng, hardware), batch)
+    if seed % 2:
+        hardware = pipelined(rng, hardware)
+    if seed % 3 == 0:
+        hardware = open_rows(rng, hardware)
+    program = compile_graph(graph, hardware, batch)
     save_compiled(program, graph, maker.codes(batch), folder)
 
 

@@ -22,6 +22,10 @@ MAX_MAC_CYCLES = 64
 """More than any multiply-add's pipeline; bounds what the register-level grid steps."""
 
 
+OPEN_ROWS = ("row_bytes", "banks", "t_rcd_cycles", "t_rp_cycles", "t_cas_cycles")
+REFRESH = ("refresh_interval_cycles", "refresh_cycles")
+
+
 class ArraySection(Section):
     """The PE array.
 
@@ -57,11 +61,57 @@ class BufferSection(Section):
 
 
 class DramSection(Section):
-    """The simple DRAM: `latency_cycles` to the first beat of a transfer, then one beat a cycle, each way."""
+    """The DRAM: `latency_cycles` to the first beat of a transfer, then one beat a cycle, each way.
+
+    The model "simple" is that and no more. "open_rows" adds rows that are opened and closed and, if asked for, refresh;
+    its keys are needed there and refused beside "simple".
+
+    Attributes:
+        row_bytes: of one row of one bank; consecutive rows are in consecutive banks.
+        banks: each keeps one row open.
+        t_rcd_cycles: from activating a row to its column command.
+        t_rp_cycles: closing a row (precharge).
+        t_cas_cycles: from a column command to its first beat.
+        refresh_interval_cycles: from one refresh to the next; absent, there is none.
+        refresh_cycles: what one refresh takes.
+    """
 
     bandwidth_bytes_per_cycle: int = Field(ge=1, le=256)
     latency_cycles: int = Field(ge=0, le=65535)
     memory_bytes: int = Field(1 << 30, ge=1, le=1 << 32)
+    model: Literal["simple", "open_rows"] = "simple"
+    row_bytes: int | None = Field(None, ge=1, le=1 << 20)
+    banks: int | None = Field(None, ge=1, le=1024)
+    t_rcd_cycles: int | None = Field(None, ge=0, le=4095)
+    t_rp_cycles: int | None = Field(None, ge=0, le=4095)
+    t_cas_cycles: int | None = Field(None, ge=0, le=4095)
+    refresh_interval_cycles: int | None = Field(None, ge=1, le=1 << 24)
+    refresh_cycles: int | None = Field(None, ge=1, le=1 << 20)
+
+    def check(self) -> None:
+        """Raise `ValueError` for a rule across keys that is broken."""
+        needed = {key: getattr(self, key) for key in OPEN_ROWS}
+        refresh = {key: getattr(self, key) for key in REFRESH}
+        if self.model == "simple":
+            for key, value in {**needed, **refresh}.items():
+                if value is not None:
+                    raise ValueError(
+                        f"dram.{key} = {value} is read by dram.model = 'open_rows' alone; set that, or leave it out"
+                    )
+            return
+        missing = [f"dram.{key}" for key, value in needed.items() if value is None]
+        if missing:
+            raise ValueError(f"dram.model = 'open_rows' needs {', '.join(missing)}; add what is missing")
+        missing = [f"dram.{key}" for key, value in refresh.items() if value is None]
+        if len(missing) == 1:
+            raise ValueError(f"refresh needs interval and duration, but {missing[0]} is missing; set both or none")
+        if not missing:
+            least = sum(getattr(self, key) for key in ("refresh_cycles", "t_rcd_cycles", "t_cas_cycles")) + 1
+            if refresh["refresh_interval_cycles"] < least:
+                raise ValueError(
+                    f"dram.refresh_interval_cycles = {self.refresh_interval_cycles} must be at least {least}, so that "
+                    "after a refresh a row can be opened and a beat moved before the next"
+                )
 
 
 class SupportsSection(Section):
@@ -117,6 +167,7 @@ class Hardware(Section):
                 f"{accumulator.width_bits}, because a sum the memory cannot hold would be cut when stored; "
                 f"use array.psum_bits <= {accumulator.width_bits}, or leave it out"
             )
+        self.dram.check()
         for key, why in (
             ("mac_interval_cycles", "a unit that has given its sum takes the next operands"),
             ("add_latency_cycles", "the addition is the end of the multiply-add"),

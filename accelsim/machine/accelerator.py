@@ -28,13 +28,14 @@ from accelsim.numerics import PsumStatistics
 from accelsim.timing import (
     TIMING_VERSION,
     ArrayShape,
+    ChannelState,
     ComputeState,
     Counts,
     compute_free,
     compute_times,
     instruction_counts,
     post_cycles,
-    transfer_cycles,
+    transfer_times,
 )
 
 
@@ -198,18 +199,19 @@ class _Clockwork:
     def _in_order(self, unit: Unit, queue: list[int]) -> Generator[simpy.Event, None, None]:
         """Process of LOAD, POST or STORE: the next issues after the previous is done."""
         hardware = self.machine.program.hardware
+        channel: ChannelState | None = None
         for index in queue:
             instruction = self.instructions[index]
             stalls = yield from self._take(unit, instruction)
             issue = int(self.env.now)
             self.execute(index, instruction)
             if isinstance(instruction, Post):
-                cycles = post_cycles(instruction)
+                done = issue + post_cycles(instruction) - 1
             else:
                 assert isinstance(instruction, Load)
-                cycles = transfer_cycles(instruction, hardware)
-            self._record(Issued(index, unit, instruction.label, issue, issue + cycles - 1, stalls))
-            yield self.env.timeout(cycles)
+                done, channel = transfer_times(instruction, hardware, channel, issue)
+            self._record(Issued(index, unit, instruction.label, issue, done, stalls))
+            yield self.env.timeout(done + 1 - issue)
             self._give(instruction)
 
     def _compute(self, queue: list[int]) -> Generator[simpy.Event, None, None]:

@@ -17,6 +17,11 @@ def check_supported(program: Program) -> None:
             f"program {program.name}: accumulator.saturate_at = 'end' needs exact sums, which no memory of the RTL "
             "holds; use 'every_add'"
         )
+    if hardware.dram.model != "simple":
+        raise InputError(
+            f"program {program.name}: dram.model = {hardware.dram.model!r} is not in the bench, whose DRAM answers "
+            "after its latency; use 'simple'"
+        )
     array = hardware.array
     if (array.mac_latency_cycles, array.mac_interval_cycles) != (1, 1):
         raise InputError(

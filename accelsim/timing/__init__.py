@@ -12,8 +12,8 @@ from accelsim.timing.cycles import (
     compute_free,
     compute_times,
     post_cycles,
-    transfer_cycles,
 )
+from accelsim.timing.dram import ChannelState, transfer_cycles, transfer_times
 from accelsim.timing.longest_path import Schedule, longest_path
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "OPS",
     "TIMING_VERSION",
     "ArrayShape",
+    "ChannelState",
     "ComputeState",
     "ComputeTimes",
     "Counts",
@@ -36,4 +37,5 @@ __all__ = [
     "post_cycles",
     "product_cycle",
     "transfer_cycles",
+    "transfer_times",
 ]

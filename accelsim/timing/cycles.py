@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from accelsim.config import Hardware
-from accelsim.isa import Compute, Load, Post, Source, Start
+from accelsim.isa import Compute, Post, Source, Start
 
 TIMING_VERSION = 1
 
@@ -180,12 +180,6 @@ def os_period(compute: Compute, shape: ArrayShape) -> int:
 def tile_count(compute: Compute, rows: int) -> int:
     """Chunks of a COMPUTE's K loop, each one tile of weights."""
     return compute.r_count * compute.s_count * -(-compute.run_bytes // rows)
-
-
-def transfer_cycles(transfer: Load, hardware: Hardware) -> int:
-    """Cycles from issue to done of a LOAD or STORE, both included: latency + rows * ceil(row_bytes / bandwidth)."""
-    beats = transfer.rows * -(-transfer.row_bytes // hardware.dram.bandwidth_bytes_per_cycle)
-    return hardware.dram.latency_cycles + beats
 
 
 def post_cycles(post: Post) -> int:

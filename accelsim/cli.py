@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_arithmetic import arithmetic, arithmetic_arguments
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
 from accelsim.errors import InputError, did_you_mean
@@ -1273,6 +1274,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         _requant_diff,
         "where two requantisations differ, by how much, and what it does to accuracy",
         _requant_diff_arguments,
+    ),
+    "arithmetic": (
+        arithmetic,
+        "one matrix product with float32 and int8 operands: cycles, energy, accuracy",
+        arithmetic_arguments,
     ),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),

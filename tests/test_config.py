@@ -136,6 +136,7 @@ CHOICES = {
     "array.dataflow": ("'ws', 'os' or 'is'", "WS"),
     "accumulator.overflow": ("'saturate' or 'wrap'", "clip"),
     "accumulator.saturate_at": ("'every_add' or 'end'", "never"),
+    "array.arithmetic": ("'int8xint8', 'float32xint8' or 'float32xfloat32'", "float16"),
     "dram.model": ("'simple' or 'open_rows'", "ddr4"),
 }
 
@@ -231,8 +232,8 @@ def test_a_machine_supports_everything_unless_it_says_otherwise():
     "old, new, expected",
     [
         ("rows = 8", "row = 8", " [array]: unknown key 'row'; did you mean 'rows'?"),
-        ("rows = 8", "rows = 8\nx = 1", " [array]: unknown key 'x'; known here: rows, columns, dataflow, psum_bits, "
-         "mac_latency_cycles, mac_interval_cycles, add_latency_cycles"),
+        ("rows = 8", "rows = 8\nx = 1", " [array]: unknown key 'x'; known here: rows, columns, dataflow, "
+         "arithmetic, psum_bits, mac_latency_cycles, mac_interval_cycles, add_latency_cycles"),
         ("rows = 8", "", " [array]: key 'rows' is missing; add it"),
         ("[table]", "[tables]", ": unknown key 'tables'; did you mean 'table'?"),
         ("[table]\nmemory_bytes = 512", "", ": section [table] is missing; add it"),
@@ -285,7 +286,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest_and_all():
         ("array.row=3", "unknown key 'array.row'; did you mean 'rows'?"),
         (
             "array.zzz=3",
-            "unknown key 'array.zzz'; known here: rows, columns, dataflow, psum_bits, "
+            "unknown key 'array.zzz'; known here: rows, columns, dataflow, arithmetic, psum_bits, "
             "mac_latency_cycles, mac_interval_cycles, add_latency_cycles",
         ),
         ("arry.rows=3", "unknown key 'arry'; did you mean 'array'?"),
@@ -351,6 +352,20 @@ def test_overrides_name_layers_with_dots():
             ["array.add_latency_cycles=2"],
             "array.add_latency_cycles = 2 must not exceed array.mac_latency_cycles = 1, because the addition is the "
             "end of the multiply-add; use at most 1, or a longer latency",
+        ),
+        (
+            ["array.arithmetic=float32xint8", "accumulator.width_bits=20"],
+            "accumulator.width_bits = 20 does not go with array.arithmetic = 'float32xint8', whose sums are float32 "
+            "and know no other; use 32",
+        ),
+        (
+            ["array.arithmetic=float32xfloat32", "accumulator.overflow=wrap"],
+            "accumulator.overflow = 'wrap' does not go with array.arithmetic = 'float32xfloat32', whose sums are "
+            "float32 and know no other; use 'saturate'",
+        ),
+        (
+            ["array.arithmetic=float32xfloat32", "array.dataflow=is"],
+            "array.dataflow = 'is' does not go with array.arithmetic = 'float32xfloat32'; use 'ws' or 'os'",
         ),
         (["dram.banks=4"], "dram.banks = 4 is read by dram.model = 'open_rows' alone; set that, or leave it out"),
         (
@@ -429,6 +444,7 @@ def test_the_fingerprint_depends_on_every_other_key():
         "array.mac_interval_cycles": [*slow, "array.mac_interval_cycles=2"],
         "array.add_latency_cycles": [*slow, "array.add_latency_cycles=2"],
         "dram.model": OPEN_ROWS,
+        "array.arithmetic": ["array.arithmetic=float32xint8"],
         **{f"dram.{key}": [*rows, f"dram.{key}=9"] for key in ("row_bytes", "banks", *TIMES, "refresh_cycles")},
         "dram.refresh_interval_cycles": [*rows, "dram.refresh_interval_cycles=90"],
     }

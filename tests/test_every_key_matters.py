@@ -52,6 +52,7 @@ HARDWARE: dict[str, list[str]] = {
     "array.rows": ["array.rows=4"],
     "array.columns": ["array.columns=4"],
     "array.dataflow": ["array.dataflow=os"],
+    "array.arithmetic": ["array.arithmetic=float32xint8"],
     "array.psum_bits": ["array.psum_bits=10"],
     "array.mac_latency_cycles": ["array.mac_latency_cycles=2"],
     "array.mac_interval_cycles": ["array.mac_interval_cycles=4"],
@@ -85,6 +86,7 @@ HARDWARE: dict[str, list[str]] = {
 }
 # What has to be set for a key to be legal or in use.
 NEEDED: dict[str, list[str]] = {
+    "array.arithmetic": ["accumulator.width_bits=32"],
     "array.mac_interval_cycles": ["array.mac_latency_cycles=4"],
     "array.add_latency_cycles": ["array.mac_latency_cycles=4"],
     **dict.fromkeys((f"dram.{key}" for key in ("row_bytes", "banks", *TIMES)), OPEN_ROWS),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from accelsim.config._model import Section, build, read_toml, set_key
 from accelsim.config.presets import find_preset
+from accelsim.errors import InputError
 from accelsim.numerics import Arithmetic, Rounding, Scheme
 
 MAX_LANES = 256
@@ -22,6 +23,17 @@ MAX_MAC_CYCLES = 64
 """More than any multiply-add's pipeline; bounds what the register-level grid steps."""
 
 
+FLOAT32_BYTES = 4
+FLOAT32_BITS = 32
+
+
+class ElementBytes(NamedTuple):
+    """Bytes of one operand in the buffers and in DRAM; results take an activation's."""
+
+    activation: int = 1
+    weight: int = 1
+
+
 OPEN_ROWS = ("row_bytes", "banks", "t_rcd_cycles", "t_rp_cycles", "t_cas_cycles")
 REFRESH = ("refresh_interval_cycles", "refresh_cycles")
 
@@ -30,6 +42,8 @@ class ArraySection(Section):
     """The PE array.
 
     Attributes:
+        arithmetic: activation x weight of a PE. With a float32 operand products, sums and results are float32; such
+            an array runs matrix products alone (`accelsim arithmetic`).
         psum_bits: width of the partial sum inside it; absent, the accumulator's width.
         mac_latency_cycles: from operands that enter a PE's multiply-add to the sum in its register, both included.
         mac_interval_cycles: a PE takes a new pair of operands every so many cycles.
@@ -39,6 +53,7 @@ class ArraySection(Section):
     rows: int = Field(ge=1, le=MAX_LANES)
     columns: int = Field(ge=1, le=MAX_LANES)
     dataflow: Literal["ws", "os", "is"] = "ws"
+    arithmetic: Literal["int8xint8", "float32xint8", "float32xfloat32"] = "int8xint8"
     psum_bits: int | None = Field(None, ge=8, le=64)
     mac_latency_cycles: int = Field(1, ge=1, le=MAX_MAC_CYCLES)
     mac_interval_cycles: int = Field(1, ge=1, le=MAX_MAC_CYCLES)
@@ -168,6 +183,22 @@ class Hardware(Section):
                 f"use array.psum_bits <= {accumulator.width_bits}, or leave it out"
             )
         self.dram.check()
+        if self.is_float:
+            for key, found, wanted in (
+                ("accumulator.width_bits", accumulator.width_bits, FLOAT32_BITS),
+                ("array.psum_bits", self.psum_bits, FLOAT32_BITS),
+                ("accumulator.overflow", accumulator.overflow, "saturate"),
+                ("accumulator.saturate_at", accumulator.saturate_at, "every_add"),
+            ):
+                if found != wanted:
+                    raise ValueError(
+                        f"{key} = {found!r} does not go with array.arithmetic = {array.arithmetic!r}, whose sums are "
+                        f"float32 and know no other; use {wanted!r}"
+                    )
+            if array.dataflow == "is":
+                raise ValueError(
+                    f"array.dataflow = 'is' does not go with array.arithmetic = {array.arithmetic!r}; use 'ws' or 'os'"
+                )
         for key, why in (
             ("mac_interval_cycles", "a unit that has given its sum takes the next operands"),
             ("add_latency_cycles", "the addition is the end of the multiply-add"),
@@ -214,6 +245,17 @@ class Hardware(Section):
         return self.array.psum_bits or self.accumulator.width_bits
 
     @property
+    def is_float(self) -> bool:
+        """Whether products and sums are float32."""
+        return self.array.arithmetic != "int8xint8"
+
+    @property
+    def element_bytes(self) -> ElementBytes:
+        """Bytes of an activation and of a weight."""
+        left, _, right = self.array.arithmetic.partition("x")
+        return ElementBytes(*(FLOAT32_BYTES if kind == "float32" else 1 for kind in (left, right)))
+
+    @property
     def add_latency_cycles(self) -> int:
         """Cycles in which a PE adds: those that a partial sum takes from one row to the next."""
         return self.array.add_latency_cycles or self.array.mac_latency_cycles
@@ -230,7 +272,16 @@ class Hardware(Section):
         return 2 * self.array.rows * self.array.columns * self.clock_mhz * 1e-6
 
     def arithmetic(self) -> Arithmetic:
-        """What a bit-exact evaluation needs to know of this machine."""
+        """What a bit-exact evaluation needs to know of this machine.
+
+        Raises:
+            InputError: its sums are no integers.
+        """
+        if self.is_float:
+            raise InputError(
+                f"{self.name}: array.arithmetic = {self.array.arithmetic!r} runs matrix products alone, with "
+                "'accelsim arithmetic'; use 'int8xint8'"
+            )
         return Arithmetic(
             psum_bits=self.psum_bits,
             width_bits=self.accumulator.width_bits,

@@ -20,7 +20,7 @@ import simpy
 from accelsim.errors import InputError
 from accelsim.isa import Compute, Instruction, Load, Post, Program, Unit
 from accelsim.machine import compute as compute_unit
-from accelsim.machine import dma
+from accelsim.machine import dma, floats
 from accelsim.machine import post as post_unit
 from accelsim.machine.memories import Memories
 from accelsim.machine.observer import Issued, Observer
@@ -118,9 +118,9 @@ class Accelerator:
             match instruction:
                 case Compute():
                     watch.computing(index, instruction, memories)
-                    compute_unit.execute(instruction, memories, self.program.hardware, self.program.modes, statistics)
+                    self._compute(instruction, memories, statistics)
                 case Post():
-                    watch.post_wrote(index, instruction, post_unit.execute(instruction, memories, self.program.modes))
+                    watch.post_wrote(index, instruction, self._post(instruction, memories))
                 case Load():
                     dma.execute(instruction, memories)
 
@@ -135,6 +135,18 @@ class Accelerator:
             result.dram = memories.dram
             result.output = region.unpack(data, self.program.modes.activation)
         return result
+
+    def _compute(self, instruction: Compute, memories: Memories, statistics: PsumStatistics | None) -> None:
+        hardware = self.program.hardware
+        if hardware.is_float:
+            floats.compute(instruction, memories, hardware)
+        else:
+            compute_unit.execute(instruction, memories, hardware, self.program.modes, statistics)
+
+    def _post(self, instruction: Post, memories: Memories) -> npt.NDArray[np.int64]:
+        if self.program.hardware.is_float:
+            return floats.post(instruction, memories)
+        return post_unit.execute(instruction, memories, self.program.modes)
 
     def _memories(self, codes: npt.NDArray[np.int64] | None) -> Memories:
         memories = Memories(self.program.hardware, self.program.dram)
@@ -206,7 +218,7 @@ class _Clockwork:
             issue = int(self.env.now)
             self.execute(index, instruction)
             if isinstance(instruction, Post):
-                done = issue + post_cycles(instruction) - 1
+                done = issue + post_cycles(instruction, records=not hardware.is_float) - 1
             else:
                 assert isinstance(instruction, Load)
                 done, channel = transfer_times(instruction, hardware, channel, issue)

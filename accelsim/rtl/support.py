@@ -17,6 +17,11 @@ def check_supported(program: Program) -> None:
             f"program {program.name}: accumulator.saturate_at = 'end' needs exact sums, which no memory of the RTL "
             "holds; use 'every_add'"
         )
+    if hardware.is_float:
+        raise InputError(
+            f"program {program.name}: array.arithmetic = {hardware.array.arithmetic!r} is not in the RTL, whose PEs "
+            "multiply integers; use 'int8xint8'"
+        )
     if hardware.dram.model != "simple":
         raise InputError(
             f"program {program.name}: dram.model = {hardware.dram.model!r} is not in the bench, whose DRAM answers "

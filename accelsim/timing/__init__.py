@@ -1,7 +1,7 @@
 """From an instruction to cycles and operation counts: pure functions, shared by compiler, machine and energy."""
 
 from accelsim.timing.additions import memory_cycle, product_cycle
-from accelsim.timing.counts import OPS, Counts, OpKey, compute_counts, instruction_counts
+from accelsim.timing.counts import FLOAT_OPS, OPS, Counts, OpKey, compute_counts, instruction_counts
 from accelsim.timing.cycles import (
     D_ACC,
     D_POST,
@@ -19,6 +19,7 @@ from accelsim.timing.longest_path import Schedule, longest_path
 __all__ = [
     "D_ACC",
     "D_POST",
+    "FLOAT_OPS",
     "OPS",
     "TIMING_VERSION",
     "ArrayShape",

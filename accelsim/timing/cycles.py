@@ -182,13 +182,13 @@ def tile_count(compute: Compute, rows: int) -> int:
     return compute.r_count * compute.s_count * -(-compute.run_bytes // rows)
 
 
-def post_cycles(post: Post) -> int:
-    """Cycles from issue to done of a POST, both included.
+def post_cycles(post: Post, *, records: bool = True) -> int:
+    """Cycles from issue to done of a POST, both included; without `records` where sums are float32 and need none.
 
     Records are read into the lanes' registers first, one a cycle (a residual needs a second set; with broadcast one
     is read ahead and the others while words stream). Then words * window source reads, two each where the activation
     buffer's one port for POST serves word and residual, then the pipeline.
     """
-    records = 1 if post.broadcast else post.lanes * (1 + post.residual_on)
+    read_ahead = 1 if post.broadcast else post.lanes * (1 + post.residual_on)
     reads = 2 if post.residual_on and post.source == Source.ACTIVATION else 1
-    return records + post.words * post.window * reads + D_POST
+    return records * read_ahead + post.words * post.window * reads + D_POST

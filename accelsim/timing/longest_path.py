@@ -84,7 +84,7 @@ def longest_path(instructions: Sequence[Instruction], hardware: Hardware) -> Sch
                 times = compute_times(instruction, shape, state, issue[index])
                 done[index], state = times.done, times.state
             case Post():
-                done[index] = issue[index] + post_cycles(instruction) - 1
+                done[index] = issue[index] + post_cycles(instruction, records=not hardware.is_float) - 1
             case Load():
                 done[index], channels[unit] = transfer_times(instruction, hardware, channels[unit], issue[index])
         heads[unit] += 1

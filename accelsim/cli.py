@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
 from accelsim.cli_animate import animate, animate_arguments
+from accelsim.cli_arithmetic import arithmetic, arithmetic_arguments
 from accelsim.cli_diff import diff, diff_arguments
 from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
@@ -1352,6 +1353,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "diff": (diff, "two runs side by side, from their reports: configuration, cycles, energy, stalls", diff_arguments),
     "explain": (explain, "why a layer takes its cycles, and what would help: what-ifs, simulated", explain_arguments),
+    "arithmetic": (
+        arithmetic,
+        "one matrix product with float32 and int8 operands: cycles, energy, accuracy",
+        arithmetic_arguments,
+    ),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),

@@ -241,7 +241,7 @@ def test_phases_of_a_compute_are_those_of_the_rules():
 
 def phases(compute, shape, done):
     """What each cycle from issue to done goes to."""
-    rows, columns = shape
+    rows, columns = shape.rows, shape.columns
     tiles = compute.r_count * compute.s_count * -(-compute.run_bytes // rows)
     result = [Cause.ARRAY_DRAIN] * (done + 1)
     if compute.output_stationary:

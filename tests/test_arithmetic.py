@@ -262,14 +262,15 @@ def test_the_command_takes_files_and_writes_what_the_page_says(tmp_path, capsys)
                  "--json", str(tmp_path / "slow.json")]) == 0  # fmt: skip
     slow = {row["arithmetic"]: row for row in json.loads((tmp_path / "slow.json").read_text())["arithmetics"]}
     assert slow["int8xint8"] == rows["int8xint8"]
-    assert slow["float32xint8"]["cycles"] - rows["float32xint8"]["cycles"] == 7 * (2 * 6 - 1)  # two tiles of 6 words
+    # Two tiles of M = 6 words: a period of M * 8 in place of R + chi = 8 + 28, and (M - 1) * 7 more for the last words.
+    assert slow["float32xint8"]["cycles"] - rows["float32xint8"]["cycles"] == (48 - 36) + 5 * 7
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
     pytest.importorskip("torch")
     assert refused(capsys, "3", "4") == "2 sizes are given; give M, K and N, or --left and --right"
-    assert refused(capsys, "3", "0", "4") == "K = 0 is outside 1..67108864"
-    assert refused(capsys, "60000", "60000", "3").startswith("a product of 60000 x 60000 x 3 is beyond 67,108,864")
+    assert refused(capsys, "3", "0", "4") == "K = 0 is outside 1..4194304"
+    assert refused(capsys, "60000", "60000", "3").startswith("a product of 60000 x 60000 x 3 is beyond 4,194,304")
     assert refused(capsys, "3", "4", "5", "--seed", "-1") == "--seed -1 must be at least 0"
     np.save(tmp_path / "a.npy", np.ones((2, 3)))
     np.save(tmp_path / "b.npy", np.ones((4, 2)))

@@ -490,7 +490,7 @@ KINDS = "'zero', 'constant', 'product', 'action', 'by_width', 'by_product', 'by_
         ),
         (
             {"ops": ["idle"], "kind": "product", "energy_per_product_bit": 1},
-            "(idle): kind = 'product': 'idle' is no product; kind = 'product' is for mul and requant_mul",
+            "(idle): kind = 'product': 'idle' is no product; kind = 'product' is for mul, requant_mul, mul.float32",
         ),
         (
             {

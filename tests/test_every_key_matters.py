@@ -314,6 +314,7 @@ ENERGY: dict[str, tuple[list[Any], Any]] = {
     "OpsPerMac.additions": (["ops_per_mac", "conv2d", "additions"], 2),
     "OpsPerMacSection.conv2d": (["ops_per_mac", "conv2d"], {"multiplications": 5, "additions": 1}),
     "OpsPerMacSection.linear": (["ops_per_mac", "linear"], {"multiplications": 5, "additions": 1}),
+    "OpsPerMacSection.matmul": (["ops_per_mac", "matmul"], {"multiplications": 5, "additions": 1}),
     "Constant.kind": (["entry", 3], {"kind": "zero", "ops": ["dram.read"], "reason": "on chip"}),
     "Constant.ops": (["entry", 3, "ops"], ["dram.read", "dram.write"]),
     "Constant.source": (["entry", 3, "source"], "elsewhere"),
@@ -351,6 +352,7 @@ def priced(table: dict[str, Any], operands: dict[str, int]) -> object:
         layers = [
             LayerCounts(name="layer", op="conv2d", counts=counts, outputs=4, accumulator_bits=20),
             LayerCounts(name="other", op="linear", counts=counts, outputs=4, accumulator_bits=20),
+            LayerCounts(name="third", op="matmul", counts=counts, outputs=4, accumulator_bits=20),
         ]
         report = evaluate_energy(loaded, layers, {"weight": 2048})
         figures = {op: figure.as_numbers() for op, figure in report.by_op.items()}

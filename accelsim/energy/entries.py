@@ -349,7 +349,7 @@ class ByCapacity(Points):
 
 def _only_products(kind: str, op: str) -> str | None:
     if op not in PRODUCT_OPS:
-        return f"{op!r} is no product; kind = {kind!r} is for {' and '.join(PRODUCT_OPS)}"
+        return f"{op!r} is no product; kind = {kind!r} is for {', '.join(PRODUCT_OPS)}"
     return None
 
 

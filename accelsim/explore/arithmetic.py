@@ -34,7 +34,7 @@ FLOAT_KEYS = (
 )
 """What becomes of a machine whose PEs multiply floats, unless it is told otherwise: a multiplier of four stages before
 an adder of five, the units that Vitis HLS names `fmul_32ns_32ns_32_4_max_dsp` and `fadd_32ns_32ns_32_5_full_dsp`."""
-MOST_ELEMENTS = 1 << 26
+MOST_ELEMENTS = 1 << 22
 MOST_MACS = 1 << 33
 _FLOAT_MODES = Modes(  # of a POST that passes words on, none is read
     activation=IntFormat(8),

@@ -285,7 +285,8 @@ TABLE: dict[str, Any] = {
     "voltage_v": 0.9,
     "source": "us",
     "notes": [],
-    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}, "matmul": {"multiplications": 1, "additions": 1}},
+    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}}
+    | {"matmul": {"multiplications": 1, "additions": 1}},
     "extra_adds": {},
     "entry": [
         {"kind": "product", "ops": ["mul"], "energy_per_product_bit": 0.5},

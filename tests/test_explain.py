@@ -423,6 +423,8 @@ def test_hostile_names_are_shown_and_found(tmp_path, capsys):
     assert find_layer(program, "a\x1b[31m\nb,\u202e") == 0
     with pytest.raises(InputError, match=r"--layer conv3: random has no such layer; did you mean 'conv2'\?; layers: a"):
         find_layer(program, "conv3")
+    with pytest.raises(InputError, match=r"--layer \\x1b\[31m: random has no such layer; layers: a"):
+        find_layer(program, "\x1b[31m")
 
 
 def test_a_fused_node_names_its_layer():

@@ -21,7 +21,7 @@ SETTINGS = (("ws", 32), ("os", 20), ("ws", 14))
 
 
 def compare(name: str) -> None:
-    """One image of a workload on both, on 32 rows, in both dataflows and with overflows; stops at the first node that differs."""
+    """One image of a workload on both, on 32 rows; stops at the first node that differs."""
     source = find_workload(name, quantization=load_quantization("int8"))
     codes = quantize_input(source.graph, load_images(source, None, 1).images)
     nodes = [node.name for node in source.graph.nodes]

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_animate import animate, animate_arguments
+from accelsim.cli_diff import diff, diff_arguments
 from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
@@ -194,6 +196,9 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         "--html", type=Path, metavar="F", help="write the report as one page for a browser, timeline included"
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw energy, utilisation, timeline, partial sums")
+    parser.add_argument(
+        "--trace", type=Path, metavar="F", help="write every instruction for ui.perfetto.dev; F.json or F.json.gz"
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -1007,7 +1012,7 @@ def _finish(
     """Report a run in every form asked for; returns the exit code."""
     from accelsim.accounting import price
     from accelsim.files import is_standard_output, write_json, write_whole
-    from accelsim.report import build_report, html_report, show, show_image, write_figures
+    from accelsim.report import build_report, html_report, show, show_image, write_figures, write_trace
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)
@@ -1019,7 +1024,9 @@ def _finish(
         write_whole(arguments.html, page)
     if arguments.figures is not None:
         write_figures(outcome, graph, priced, arguments.figures)
-    if any(path is not None and is_standard_output(path) for path in (arguments.json, arguments.html)):
+    if arguments.trace is not None:
+        write_trace(outcome, arguments.trace)
+    if any(path is not None and is_standard_output(path) for path in (arguments.json, arguments.html, arguments.trace)):
         return 1 if report["bit_exact"] is False else 0  # JSON or HTML alone, for the reader at the other end
     if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
         label = None if outcome.labels is None else int(outcome.labels[0])
@@ -1036,7 +1043,7 @@ def _check_destinations(arguments: argparse.Namespace) -> None:
     for option in ("output", "figures", "dump_tensors", "export"):
         if getattr(arguments, option, None) is not None:
             check_folder(getattr(arguments, option))
-    for option in ("json", "html"):
+    for option in ("json", "html", "trace"):
         if getattr(arguments, option, None) is not None:
             check_file(getattr(arguments, option))
 
@@ -1331,6 +1338,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "sweep": (sweep, "many machines, schemes and workloads: every point measured once", sweep_arguments),
     "plot": (plot, "figures of a sweep and a page to look around in", plot_arguments),
+    "animate": (
+        animate,
+        "a matrix product on the array, cycle by cycle, as a page",
+        animate_arguments,
+    ),
     "study": (_study, "accuracy of a network quantised in many ways: one study file, one table", _study_arguments),
     "compare": (_compare, "two models on the same images, node by node: codes off by 1, 2, more", _compare_arguments),
     "requant-diff": (
@@ -1338,6 +1350,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         "where two requantisations differ, by how much, and what it does to accuracy",
         _requant_diff_arguments,
     ),
+    "diff": (diff, "two runs side by side, from their reports: configuration, cycles, energy, stalls", diff_arguments),
     "explain": (explain, "why a layer takes its cycles, and what would help: what-ifs, simulated", explain_arguments),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from accelsim.config import Hardware, QuantizationScheme
     from accelsim.energy import EnergyTable
 
-_ONE_LAYER = ("input", "figures", "dump_tensors")
-"""Options of `run` that speak of one network's tensors."""
+_ONE_LAYER = ("input", "figures", "dump_tensors", "html", "trace")
+"""Options of `run` that speak of one network."""
 
 
 def run_topology(

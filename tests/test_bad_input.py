@@ -128,8 +128,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Words ----------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    "commands: run, compile, quantize, export, evaluate, accumulator, sweep, plot, study, compare, requant-diff, "
-    "simulate, cosim, disasm, vectors, list"
+    "commands: run, compile, quantize, topology, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
+    "requant-diff, explain, simulate, cosim, disasm, vectors, list"
 )
 
 
@@ -479,6 +479,7 @@ def test_the_graph_of_another_workload_is_refused(refused):
         (["run", "--json", "file/x"], "file/x: 'file' is a file, not a folder; choose another"),
         (["run", "--json", "no\nwhere/x"], "no where/x: there is no folder no where; make it first, or choose another"),
         (["run", "--json", "program"], "program: is a folder; name a file"),
+        (["run", "--trace", "program"], "program: is a folder; name a file"),
         (["run", "--figures", "file"], "file: 'file' is a file, not a folder; choose another"),
         (["run", "--dump-tensors", "file/x"], "file/x: 'file' is a file, not a folder; choose another"),
         (["compile", "-o", "file/x/y"], "file/x/y: 'file' is a file, not a folder; choose another"),
@@ -501,10 +502,11 @@ RUN = [sys.executable, "-c", "import sys; from accelsim.cli import main; sys.exi
         (["simulate", "--json", "{}/report.json"], 1000, "report.json"),
         (["run", "--input", "one.npy", "--dump-tensors", "{}"], 300, "manifest.json"),
         (["simulate", "--figures", "{}"], 20_000, "energy.png"),
+        (["simulate", "--trace", "{}/trace.json"], 5000, "trace.json"),
         (["quantize", "-o", "{}"], 1000, "graph.json"),
         (["compile", "--input", "one.npy", "-o", "{}"], 700, "graph/graph.safetensors"),
     ],
-    ids=["--json", "--dump-tensors", "--figures", "quantize", "compile"],
+    ids=["--json", "--dump-tensors", "--figures", "--trace", "quantize", "compile"],
 )
 def test_a_disk_that_is_full_leaves_no_half_file_and_the_older_ones_intact(here, tmp_path, command, limit, file):
     """A limit on the size of a file fails in the same call as a full disk, for any user on any machine."""

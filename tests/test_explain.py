@@ -247,11 +247,12 @@ def phases(compute, shape, done):
     if compute.output_stationary:
         start = rows if compute.start != Start.ZERO else 0
         last_piece = (compute.run_bytes - 1) % rows + 1
-        duration = max(rows, (tiles - 1) * rows + last_piece)
+        products = (tiles - 1) * rows + last_piece
+        duration = max(rows, products)
         for group in range(-(-compute.words // rows)):
             ends = start + (duration if (group + 1) * rows >= compute.words else tiles * rows)
             result[start:ends] = [Cause.ARRAY_STREAM] * (ends - start)
-            start += max(tiles * rows, duration + rows + columns - 2 if compute.serial else 0)
+            start += max(tiles * rows, products + rows + columns - 2 if compute.serial else 0)
         return result
     load, stream = 0, rows
     result[:stream] = [Cause.WEIGHT_FILL] * stream

@@ -338,6 +338,20 @@ def test_a_written_file_reads_back_with_the_layers_own_sizes(tmp_path):
     assert sum(isinstance(s, Convolution) and s.depthwise for s in topology_of(graph)) == 1
 
 
+@pytest.mark.parametrize("over, m, k, n", [("channels", 6, 4, 6), ("tokens", 6, 6, 4)])
+def test_products_of_two_tensors_are_a_layer_a_head(over, m, k, n):
+    how = QuantizationScheme().requantization.numerics()
+    made = GraphMaker(np.random.default_rng(3), how, zero_points="subtracted")
+    tokens = made.conv(made.input(6, 1, 3), 8, (1, 1))
+    first = tokens if over == "channels" else made.conv(tokens, 12, (1, 1))
+    made.matmul(first, tokens, 2, over)
+    graph = made.graph()
+    heads = topology_of(graph, products=True)[-2:]
+    assert [(head.m, head.k, head.n) for head in heads if isinstance(head, Product)] == [(m, k, n)] * 2
+    assert [as_products(shape) for shape in topology_of(graph)[-2:]] == [[head] for head in heads]
+    assert graph.macs(graph.nodes[-1]) == 2 * m * k * n
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +412,8 @@ def test_one_layer_is_compiled_simulated_and_swept(net, capsys):
          "net.csv: holds 2 layers that do not depend on one another; name one, such as net.csv:a"),
         (["run", "net.csv:c"], "net.csv: has no layer 'c'; it has a, b"),
         (["run", "net.csv", "--figures", "f"], "--figures: net.csv holds 2 layers; name one, such as net.csv:a"),
+        (["run", "net.csv", "--html", "f"], "--html: net.csv holds 2 layers; name one, such as net.csv:a"),
+        (["run", "net.csv", "--trace", "f"], "--trace: net.csv holds 2 layers; name one, such as net.csv:a"),
         (["run", "net.csv", "--data", "digits"],
          "--data digits: the values of net.csv are random; leave --data out"),
         (["run", "net.csv:a", "--calibration", "f.npy"],

@@ -25,6 +25,8 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Registers = Mapping[str, npt.NDArray[np.int64] | int]
 Observe = Callable[[int, Registers], None]
+Wires = Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.bool_] | int]
+Probe = Callable[[int, Registers, Wires], None]
 
 COUNTERS = (
     *("mul", "add.array", "add.accumulator"),
@@ -87,6 +89,7 @@ def run(
     bias: Int64,
     ready: Sequence[int] | None = None,
     observe: Observe | None = None,
+    probe: Probe | None = None,
     max_cycles: int = 1_000_000,
 ) -> GridRun:
     """Step COMPUTE instructions in program order until all are done; cycle 0 is the first that may issue.
@@ -97,6 +100,9 @@ def run(
         bias: int64, of each parameter record; lane l starts from bias[param + l].
         ready: earliest issue cycle of each instruction (its tokens are there); 0 if not given.
         observe: called in every cycle with the cycle and the registers it starts from.
+        probe: called in every cycle with the cycle, the registers as it leaves them and what was on its wires: what
+            is fetched and loaded (`fetch.*`, `load.*`), what the PEs add (`pe.*`, absent where none does) and what
+            the accumulator memory writes (`write.*`, absent where it does not); int64 (R, C) and (C,), `pe.on` bool.
     Raises:
         ValueError: an instruction this array cannot run.
         RuntimeError: not done within `max_cycles`, or two values met in one register.
@@ -110,6 +116,7 @@ def run(
         bias=bias,
         ready=ready,
         observe=observe,
+        probe=probe,
     )
     return grid.run(max_cycles)
 
@@ -282,11 +289,13 @@ class _Grid:
         bias: Int64,
         ready: Sequence[int] | None = None,
         observe: Observe | None = None,
+        probe: Probe | None = None,
         early_load: bool = False,
     ):
         for compute in computes:
             _check(compute, config)
-        self.config, self.observe, self.early_load = config, observe, early_load
+        self.config, self.observe, self.probe, self.early_load = config, observe, probe, early_load
+        self.wires: dict[str, Int64 | Bool | int] = {}  # of this cycle, if there is a probe
         self.bias = bias
         self.ready = list(ready) if ready is not None else [0] * len(computes)
         self.tiles: list[_Tile] = []
@@ -382,6 +391,9 @@ class _Grid:
             self.output_stationary = bool(self.tiles[self.load_tile].compute.output_stationary)
         leaving = self._step_output_stationary() if self.output_stationary else self._step_weight_stationary()
         self._step_accumulators(*leaving)
+        if self.probe is not None:
+            self.probe(self.cycle, self.registers(), self.wires)
+            self.wires = {}
 
     def registers(self) -> dict[str, Int64 | int]:
         """The registers' contents at the start of a cycle, copied. Tags number tiles over all instructions."""
@@ -401,7 +413,9 @@ class _Grid:
             "row.flags": self.row_control[1],
             "row.word": self.word,
             "skew.activation": self.skew_activation.value,
+            "skew.activation_wave": self.skew_activation.tag,
             "skew.weight": self.skew_weight.value,
+            "skew.weight_row": self.skew_weight.tag,
             "skew.diagonal": self.skew_diagonal.value,
             "skew.preload": self.skew_preload.value,
             "deskew.psum": self.deskew.value,
@@ -440,6 +454,7 @@ class _Grid:
             tile, row = self.tiles[self.load_tile], self.load_row
             if row == 0 and tile.first:
                 self._issue(tile)
+            self._show_load(self.load_tile, row)
             line = tile.operands.pieces[tile.piece].weight_row
             used = self.columns < tile.compute.lanes
             target = np.full(C, row + R, dtype=np.int64)
@@ -461,6 +476,7 @@ class _Grid:
         if streaming:
             tile, tag = self.tiles[self.stream_tile], self.stream_tile
             command = tag, LIVE | FIRST * switching, 0, 0
+            self._show_fetch(tag, tile.piece, self.stream_word)
             lanes = tile.operands.words[tile.piece, self.stream_word]
             lane_tag = np.where(np.arange(R) < tile.length, tag, NONE)
             self.captures["read.activation"] += int(tile.operands.inside[tile.piece, self.stream_word])
@@ -539,6 +555,7 @@ class _Grid:
                 self._issue(tile)
             pieces = tile.operands.pieces
             piece, byte = divmod(self.stream_word, R)
+            self._show_fetch(self.stream_tile, piece, byte)
             length = pieces[piece].length
             in_last_slot, more_products = piece == len(pieces) - 1, byte + 1 < length
             end = R if len(pieces) == 1 else length  # sums stay at least R cycles
@@ -561,6 +578,7 @@ class _Grid:
             tile, row = self.tiles[self.load_tile], R - 1 - self.load_row
             if self.load_row == 0 and tile.first:
                 self._issue(tile)
+            self._show_load(self.load_tile, row)
             if row < tile.words:
                 start = self._start_word(tile, row)
                 hops = np.where(self.columns < tile.compute.lanes, row, NONE)
@@ -725,6 +743,16 @@ class _Grid:
         if corner >= 0 and flags & LIVE:
             self.last_wave[self.tiles[corner].instruction] = self.cycle
 
+    def _show_fetch(self, tile: int, piece: int, position: int) -> None:
+        """For the probe: the activation port works for a tile; position: ws, the word; os, row 0's byte."""
+        if self.probe is not None:
+            self.wires.update({"fetch.tile": tile, "fetch.piece": piece, "fetch.position": position})
+
+    def _show_load(self, tile: int, row: int) -> None:
+        """For the probe: the weight port (ws) or the preload (os) works for a tile's row."""
+        if self.probe is not None:
+            self.wires.update({"load.tile": tile, "load.row": row})
+
     def _multiply_add(self, psum: Int64, activation: Int64, weight: Int64, on: Bool, wave: Int64) -> Int64:
         """psum + product where `on`, fitted to the wave's width; psum unchanged elsewhere."""
         count = int(np.count_nonzero(on))
@@ -736,10 +764,14 @@ class _Grid:
         self._see(exact[on])
         low, high = self.low[wave], self.high[wave]
         over = on & ((exact < low) | (exact > high))
-        if not over.any():
-            return exact
-        self.overflows += int(np.count_nonzero(over))
-        return np.where(over, self._fit(exact, low, high), exact)
+        result = exact
+        if over.any():
+            self.overflows += int(np.count_nonzero(over))
+            result = np.where(over, self._fit(exact, low, high), exact)
+        if self.probe is not None:
+            self.wires |= {"pe.on": on, "pe.psum": psum, "pe.exact": exact, "pe.result": result}
+            self.wires |= {"pe.activation": activation, "pe.weight": weight}
+        return result
 
     def _psum_bits(self, compute: Compute) -> int:
         if self.config.saturate_at == "end":
@@ -774,6 +806,9 @@ class _Grid:
             last = self.out_word == tile.words - 1
         # End of the cycle.
         self.captures["register.skew"] += self.deskew.shift(value, tag)
+        if result is not None and self.probe is not None:
+            self.wires.update({"write.tile": writer, "write.address": self.pipe_address, "write.result": result.copy()})
+            self.wires.update({"write.operand": self.pipe_operand.copy(), "write.sum": self.pipe_psum.copy()})
         if result is not None:
             self.memory[self.pipe_address, : result.size] = result
             self.captures["write.accumulator"] += result.size

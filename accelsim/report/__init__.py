@@ -10,6 +10,7 @@ from accelsim.report.run_page import html_report
 from accelsim.report.scheme_study import scheme_study_csv, scheme_study_figure, show_scheme_study
 from accelsim.report.tensors import dump_tensors
 from accelsim.report.text import show, show_image
+from accelsim.report.trace import write_trace
 from accelsim.report.waveform import write_waveform
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "study_csv",
     "study_figure",
     "write_figures",
+    "write_trace",
     "write_waveform",
 ]

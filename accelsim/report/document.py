@@ -11,8 +11,11 @@ from accelsim.config import Hardware
 from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
 from accelsim.ir import IntegerGraph, Mac, MatMul, proved_overflow_free
+from accelsim.isa import Unit
 from accelsim.machine import Issued
+from accelsim.numerics import Requantization
 from accelsim.pipeline import Outcome
+from accelsim.report.unit_times import busy_cycles
 
 
 def array_spans(timeline: list[Issued]) -> Counter[int]:
@@ -52,6 +55,7 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
                 "name": layer.name,
                 "op": layer.op,
                 "nodes": list(layer.nodes),
+                **_bits(outcome, graph, label),
                 "cycles": took,
                 "macs": macs,
                 "stall_cycles": dict(sorted(stalled.get(label, Counter()).items())),
@@ -85,12 +89,17 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
             "images_per_second": program.batch / seconds if seconds else 0.0,
             "tops": 2 * macs / seconds * 1e-12 if seconds else 0.0,
             "instructions": len(program.instructions),
+            "busy_cycles": {
+                unit.name.lower(): busy_cycles([issued for issued in timeline if issued.unit is unit]) for unit in Unit
+            },
         },
         "energy_by_op": {op: figure.as_numbers() for op, figure in energy.by_op.items()},
         "energy_title": energy.table.title,
         "energy_sources": {op: energy.table.provenance(op) for op in energy.by_op},
         "energy_notes": list(energy.notes),
         "layers": layers,
+        "activation": {"bits": graph.activation.bits, "signed": graph.activation.signed},
+        "requantization": _requantization(graph.requantization),
         "zero_points": graph.zero_points,
         "bias_at": graph.bias_at,
         "images_checked": outcome.images_checked,
@@ -98,6 +107,26 @@ def build_report(outcome: Outcome, graph: IntegerGraph, energy: EnergyReport) ->
         "outputs": None if outcome.outputs is None else outcome.outputs.tolist(),
     }
     return report
+
+
+def _bits(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str, int | None]:
+    """Bits of a layer's weights and of its sums; null where it has no products."""
+    node = graph.by_name[outcome.program.layers[label].name]
+    if not isinstance(node, Mac):
+        return {"weight_bits": None, "accumulator_width_bits": None}
+    width = node.accumulator_width_bits or outcome.program.hardware.accumulator.width_bits
+    return {"weight_bits": node.weight_bits, "accumulator_width_bits": width}
+
+
+def _requantization(how: Requantization) -> dict[str, Any]:
+    return {
+        "scheme": how.scheme.value,
+        "rounding": how.rounding.value,
+        "multiplier_bits": how.multiplier_bits,
+        "order": how.order,
+        "guard_bits": how.guard_bits,
+        "output_overflow": how.output_overflow,
+    }
 
 
 def _partial_sums(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str, int | None]:

@@ -726,7 +726,7 @@
     pe.cycles = state.layer === null ? totals.cycles : layers[state.layer].array_span_cycles;
     const flat = pe.macs.flat(), most = Math.max(...flat), rest = flat.filter((one) => !one).length, mean = sum(flat) / (PES * (pe.cycles || 1));
     $("peof").textContent = !most ? `No product in ${scope()}.` : `Share of cycles in which each PE multiplies, in ${scope()}: ${show(pe.cycles)} cycles${state.layer === null ? "" : " in which the array works on it"}, mean ${percent(mean)}, most ${percent(most / pe.cycles)}`
-      + `${rest ? `; ${rest} of ${PES} PEs never do` : ""}. ${{ ws: "A row takes one input of each chunk, a column one output channel.", os: "A row takes every so many output pixels, a column one output channel.", is: "A row takes one input of each chunk, a column one image." }[hardware.array.dataflow]}`;
+      + `${rest ? `; ${show(rest)} of ${show(PES)} PEs never do` : ""}. ${{ ws: "A row takes one input of each chunk, a column one output channel.", os: "A row takes every so many output pixels, a column one output channel.", is: "A row takes one input of each chunk, a column one image." }[hardware.array.dataflow]}`;
     drawGrid();
   };
   const drawGrid = () => {

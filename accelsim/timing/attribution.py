@@ -15,7 +15,7 @@ from typing import NamedTuple
 from accelsim.config import Hardware
 from accelsim.isa import Compute, Instruction, Load, Memory, Post, Store
 from accelsim.timing.additions import product_cycle
-from accelsim.timing.cycles import ArrayShape, tile_count
+from accelsim.timing.cycles import ArrayShape, last_product, output_stationary_period, tile_count
 from accelsim.timing.longest_path import Schedule
 
 
@@ -203,9 +203,7 @@ def stream_of(compute: Compute, shape: ArrayShape) -> Stream:
     rows, columns = shape
     wave, slots = rows + columns - 2, tile_count(compute, rows)
     if compute.output_stationary:
-        last_piece = compute.run_bytes - (-(-compute.run_bytes // rows) - 1) * rows
-        duration = max(rows, (slots - 1) * rows + last_piece)
-        period = max(slots * rows, duration + wave) if compute.serial else slots * rows
+        duration, period = max(rows, last_product(compute, rows)), output_stationary_period(compute, shape)
         return Stream(-(-compute.words // rows), slots * rows, period, duration, period - slots * rows)
     words = compute.words
     if compute.serial:

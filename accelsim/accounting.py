@@ -10,7 +10,7 @@ from itertools import groupby
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport, EnergyTable, LayerCounts, evaluate, memory_capacities
-from accelsim.ir import IntegerGraph, Mac
+from accelsim.ir import IntegerGraph, Mac, MatMul
 from accelsim.machine import Accelerator, Issued
 from accelsim.pipeline import Outcome
 from accelsim.timing import Counts, OpKey
@@ -107,7 +107,7 @@ def price(outcome: Outcome, graph: IntegerGraph, table: EnergyTable) -> EnergyRe
     layers = []
     for layer, counts in zip(outcome.program.layers, layer_counts(outcome), strict=True):
         node = graph.by_name[layer.name]
-        width = node.accumulator_width_bits if isinstance(node, Mac) else None
+        width = node.accumulator_width_bits if isinstance(node, Mac | MatMul) else None
         layers.append(
             LayerCounts(
                 name=layer.name,

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_animate import animate, animate_arguments
+from accelsim.cli_arithmetic import arithmetic, arithmetic_arguments
 from accelsim.cli_diff import diff, diff_arguments
 from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
@@ -678,11 +680,11 @@ def _for_side(arguments: argparse.Namespace, workload: str, other: str | None) -
 def _side(source: Source, hardware: Hardware) -> Side:
     """A workload as `compare` takes it: little work by the reference evaluation, more by the engine."""
     from accelsim.engine import execute
-    from accelsim.ir import Mac, evaluate, quantize_input
+    from accelsim.ir import evaluate, quantize_input
     from accelsim.report import Side
 
     names = [node.name for node in source.graph.nodes]
-    macs = sum(source.graph.macs(node) for node in source.graph.nodes if isinstance(node, Mac))
+    macs = sum(map(source.graph.macs, source.graph.nodes))
     done = 0
 
     def codes(images: Any) -> dict[str, Any]:
@@ -1337,6 +1339,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "sweep": (sweep, "many machines, schemes and workloads: every point measured once", sweep_arguments),
     "plot": (plot, "figures of a sweep and a page to look around in", plot_arguments),
+    "animate": (
+        animate,
+        "a matrix product on the array, cycle by cycle, as a page",
+        animate_arguments,
+    ),
     "study": (_study, "accuracy of a network quantised in many ways: one study file, one table", _study_arguments),
     "compare": (_compare, "two models on the same images, node by node: codes off by 1, 2, more", _compare_arguments),
     "requant-diff": (
@@ -1346,6 +1353,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "diff": (diff, "two runs side by side, from their reports: configuration, cycles, energy, stalls", diff_arguments),
     "explain": (explain, "why a layer takes its cycles, and what would help: what-ifs, simulated", explain_arguments),
+    "arithmetic": (
+        arithmetic,
+        "one matrix product with float32 and int8 operands: cycles, energy, accuracy",
+        arithmetic_arguments,
+    ),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),

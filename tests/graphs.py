@@ -15,6 +15,7 @@ from accelsim.ir import (
     Input,
     IntegerGraph,
     Linear,
+    MatMul,
     MaxPool2d,
     Multiplier,
     Node,
@@ -124,6 +125,23 @@ class GraphMaker:
                 weight_zero_point=int(self.rng.integers(-2, 2)) if self.affine_weights else 0,
                 bias=self.rng.integers(-20000, 20000, channels),
                 multiplier=self.multiplier(channels, taken.size),
+                clip=self._clip(zero),
+                accumulator_width_bits=width,
+            )
+        )
+
+    def matmul(self, first: str, second: str, heads: int, over: str, *, width: int | None = None) -> str:
+        a, b = (next(node for node in self.nodes if node.name == name).output for name in (first, second))
+        channels = b.channels if over == "tokens" else heads * b.height * b.width
+        zero = self.zero_point() if self.zero_points == "subtracted" else 0
+        return self.add(
+            MatMul(
+                name=self.name("matmul"),
+                inputs=(first, second),
+                output=TensorType(height=a.height, width=a.width, channels=channels, scale=0.1, zero_point=zero),
+                heads=heads,
+                second=over,
+                multiplier=self.multiplier(1, a.channels // heads),
                 clip=self._clip(zero),
                 accumulator_width_bits=width,
             )
@@ -314,6 +332,41 @@ def random_graph(rng: np.random.Generator, *, max_channels: int = 7, limits: boo
     return maker
 
 
+def random_attention(rng: np.random.Generator) -> GraphMaker:
+    """Queries by keys by values, with tokens and heads that divide no array; sometimes a table or a layer behind."""
+    activation = IntFormat(int(rng.choice([4, 8, 8])), signed=bool(rng.random() < 0.7))
+    subtracted = bool(rng.random() < 0.5)
+    maker = GraphMaker(
+        rng,
+        random_requantization(rng),
+        activation=activation,
+        zero_points="subtracted" if subtracted else "folded",
+        bias_at=str(rng.choice(["ppu", "accumulator"])),
+    )
+    heads, depth = int(rng.integers(1, 4)), int(rng.integers(1, 8))
+    height, wide = int(rng.integers(1, 4)), int(rng.integers(1, 6))
+    source = maker.input(height, wide, int(rng.integers(1, 5)), maker.zero_point() if subtracted else 0)
+
+    def layer(channels: int) -> str:
+        name = maker.conv(source, channels, (1, 1))
+        if not subtracted:
+            tensor = replace(maker.last().output, zero_point=0)
+            maker.nodes[-1] = replace(maker.last(), output=tensor, clip=activation.limits)
+        return name
+
+    def width() -> int | None:
+        return int(rng.integers(10, 18)) if rng.random() < 0.4 else None
+
+    queries, keys, values = layer(heads * depth), layer(heads * depth), layer(heads * int(rng.integers(1, 8)))
+    scores = maker.matmul(queries, keys, heads, "channels", width=width())
+    if rng.random() < 0.3:
+        scores = maker.table(scores)
+    mixed = maker.matmul(scores, values, heads, "tokens", width=width())
+    if rng.random() < 0.3:
+        maker.linear(mixed, int(rng.integers(1, 9)))
+    return maker
+
+
 def random_hardware(rng: np.random.Generator, graph: IntegerGraph, dataflow: str) -> Hardware:
     """Any small machine on which `graph` is legal."""
     narrowest = max([10, *(getattr(node, "accumulator_width_bits", None) or 0 for node in graph.nodes)])
@@ -334,3 +387,31 @@ def random_hardware(rng: np.random.Generator, graph: IntegerGraph, dataflow: str
         overrides.append(f"accumulator.memory_bytes={rng.integers(400, 2000)}")
         overrides.append(f"weight.memory_bytes={rng.integers(130, 600)}")
     return load_hardware("edge_8x8", overrides)
+
+
+def pipelined(rng: np.random.Generator, hardware: Hardware) -> Hardware:
+    """The same machine with a multiply-add of up to five cycles; nothing that the RTL has."""
+    latency = int(rng.integers(2, 6))
+    interval, add = (int(n) for n in rng.integers(1, latency + 1, 2))
+    changes = {"mac_latency_cycles": latency, "mac_interval_cycles": interval, "add_latency_cycles": add}
+    return hardware.model_copy(update={"array": hardware.array.model_copy(update=changes)})
+
+
+def open_rows(rng: np.random.Generator, hardware: Hardware) -> Hardware:
+    """The same machine with a DRAM of small rows, and refresh two times in three; nothing that the RTL has."""
+    rcd, rp, cas = (int(n) for n in rng.integers(0, 9, 3))
+    changes = {
+        "model": "open_rows",
+        "row_bytes": int(rng.choice([1, 16, 50, 64, 256])),
+        "banks": int(rng.integers(1, 6)),
+        "t_rcd_cycles": rcd,
+        "t_rp_cycles": rp,
+        "t_cas_cycles": cas,
+    }
+    if rng.random() < 0.67:
+        duration = int(rng.integers(1, 12))
+        interval = duration + rcd + cas + int(rng.integers(1, 60))
+        changes |= {"refresh_interval_cycles": interval, "refresh_cycles": duration}
+    dram = hardware.dram.model_copy(update=changes)
+    dram.check()
+    return hardware.model_copy(update={"dram": dram})

@@ -128,8 +128,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Words ----------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    "commands: run, compile, quantize, export, evaluate, accumulator, sweep, plot, study, compare, requant-diff, "
-    "simulate, cosim, disasm, vectors, list"
+    "commands: run, compile, quantize, topology, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
+    "requant-diff, explain, simulate, cosim, disasm, vectors, list"
 )
 
 

@@ -241,17 +241,18 @@ def test_phases_of_a_compute_are_those_of_the_rules():
 
 def phases(compute, shape, done):
     """What each cycle from issue to done goes to."""
-    rows, columns = shape
+    rows, columns = shape.rows, shape.columns
     tiles = compute.r_count * compute.s_count * -(-compute.run_bytes // rows)
     result = [Cause.ARRAY_DRAIN] * (done + 1)
     if compute.output_stationary:
         start = rows if compute.start != Start.ZERO else 0
         last_piece = (compute.run_bytes - 1) % rows + 1
-        duration = max(rows, (tiles - 1) * rows + last_piece)
+        products = (tiles - 1) * rows + last_piece
+        duration = max(rows, products)
         for group in range(-(-compute.words // rows)):
             ends = start + (duration if (group + 1) * rows >= compute.words else tiles * rows)
             result[start:ends] = [Cause.ARRAY_STREAM] * (ends - start)
-            start += max(tiles * rows, duration + rows + columns - 2 if compute.serial else 0)
+            start += max(tiles * rows, products + rows + columns - 2 if compute.serial else 0)
         return result
     load, stream = 0, rows
     result[:stream] = [Cause.WEIGHT_FILL] * stream

@@ -338,6 +338,20 @@ def test_a_written_file_reads_back_with_the_layers_own_sizes(tmp_path):
     assert sum(isinstance(s, Convolution) and s.depthwise for s in topology_of(graph)) == 1
 
 
+@pytest.mark.parametrize("over, m, k, n", [("channels", 6, 4, 6), ("tokens", 6, 6, 4)])
+def test_products_of_two_tensors_are_a_layer_a_head(over, m, k, n):
+    how = QuantizationScheme().requantization.numerics()
+    made = GraphMaker(np.random.default_rng(3), how, zero_points="subtracted")
+    tokens = made.conv(made.input(6, 1, 3), 8, (1, 1))
+    first = tokens if over == "channels" else made.conv(tokens, 12, (1, 1))
+    made.matmul(first, tokens, 2, over)
+    graph = made.graph()
+    heads = topology_of(graph, products=True)[-2:]
+    assert [(head.m, head.k, head.n) for head in heads if isinstance(head, Product)] == [(m, k, n)] * 2
+    assert [as_products(shape) for shape in topology_of(graph)[-2:]] == [[head] for head in heads]
+    assert graph.macs(graph.nodes[-1]) == 2 * m * k * n
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -361,9 +375,10 @@ def test_run_takes_every_layer_and_sums_up(net, capsys):
     assert main(["run", net, "--hardware", "scalesim_8x8", "--batch", "2", "--json", "out.json"]) == 0
     text, report = capsys.readouterr().out, json.loads(Path("out.json").read_text())
     assert (report["format"], report["version"]) == ("accelsim-topology", 1)
-    rows = re.findall(r"^\| (`.*?) \|", FORMATS.split("| key of a topology |")[1], re.MULTILINE)
+    described = FORMATS.split("| key of a topology |")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", described, re.MULTILINE)
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == report.keys() - {"format", "version"}
-    assert report["totals"].keys() <= set(re.findall(r"`(\w+)`", FORMATS.split("| `totals` | sums")[1]))
+    assert report["totals"].keys() <= set(re.findall(r"`(\w+)`", described.split("| `totals` | sums")[1]))
     assert [layer["name"] for layer in report["layers"]] == ["a", "b"]
     for layer in report["layers"]:
         assert main(["run", f"{net}:{layer['name']}", "--hardware", "scalesim_8x8", "--batch", "2", "--json", "1"]) == 0

@@ -32,7 +32,7 @@ from accelsim.workloads import models, seeded, train  # noqa: E402  # they impor
 
 COLOUR = ("cifar_cnn", "cifar_mobilenet", "cifar_resnet")
 GREY = ("lenet5", "lenet5_bias", "lenet5_digits", "mlp", "mlp_digits")
-SEEDED = ("mobilenet_v2", "resnet18", "vgg11")
+SEEDED = ("mobilenet_v2", "resnet18", "transformer_block", "vgg11")
 TRAINED = COLOUR + GREY
 NAMES = TRAINED + SEEDED
 
@@ -381,7 +381,8 @@ def test_damaged_card_is_refused_in_one_line(shipped, old, new, message):
             'class = "LeNet5"',
             'class = "LeNet6"',
             "class = 'LeNet6' is not known; use one of LeNet5, MLP, CifarCnn, CifarResNet, "
-            "CifarMobileNet, ResNet18, MobileNetV2, VGG11; "
+            "CifarMobileNet, ResNet18, MobileNetV2, VGG11, "
+            "TransformerBlock; "
             "did you mean 'LeNet5'?",
         ),
         (

@@ -2,7 +2,7 @@
 
 >>> names()
 ('cifar_cnn', 'cifar_mobilenet', 'cifar_resnet', 'lenet5', 'lenet5_bias', 'lenet5_digits', 'mlp', 'mlp_digits', \
-'mobilenet_v2', 'resnet18', 'vgg11')
+'mobilenet_v2', 'resnet18', 'transformer_block', 'vgg11')
 >>> describe("lenet5").parameters
 61470
 

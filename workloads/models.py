@@ -23,6 +23,7 @@ from .cifar_models import CifarCnn, CifarMobileNet, CifarResNet
 from .data import CHANNELS
 from .imagenet_models import VGG11, MobileNetV2, ResNet18
 from .network import Network
+from .transformer_models import TransformerBlock
 
 
 class LeNet5(Network):
@@ -116,7 +117,7 @@ class MLP(Network):
 
 MODELS: Mapping[str, type[Network]] = {
     model.__name__: model
-    for model in (LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet, ResNet18, MobileNetV2, VGG11)
+    for model in (LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet, ResNet18, MobileNetV2, VGG11, TransformerBlock)
 }
 """The classes a card may name as ``[model] class``; their keyword arguments are its ``arguments``."""
 

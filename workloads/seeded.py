@@ -31,21 +31,28 @@ from .data import load_dataset
 from .models import MODELS, build, load_statistics, statistics_names
 from .train import determinate
 
-CALIBRATION_IMAGES = 8
-"""Ranges of networks of this size, whose every tensor has thousands of values an image, settle with a few images."""
-
 STATISTICS_IMAGES = 32
 """Training images that the batch norms' statistics are taken from."""
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """One network: its workload's name, what it is in a few words, a key of `models.MODELS`, the seed."""
+    """One network.
+
+    Attributes:
+        name: The workload's.
+        summary: What it is, in a few words.
+        model: A key of `models.MODELS`.
+        seed: Of the weights.
+        calibration_images: For its ranges; of large networks, whose every tensor has thousands of values an image,
+            they settle with a few.
+    """
 
     name: str
     summary: str
     model: str
     seed: int = 1
+    calibration_images: int = 8
 
 
 RECIPES = {
@@ -53,6 +60,12 @@ RECIPES = {
     for recipe in (
         Seeded("mobilenet_v2", "MobileNetV2 at 224x224, 1000 classes, CIFAR-10 scaled up", "MobileNetV2"),
         Seeded("resnet18", "ResNet-18 at 224x224, 1000 classes, CIFAR-10 scaled up", "ResNet18"),
+        Seeded(
+            "transformer_block",
+            "Transformer encoder block, 64 tokens of 128 channels, 4 heads, ReLU attention, CIFAR-10",
+            "TransformerBlock",
+            calibration_images=64,
+        ),
         Seeded("vgg11", "VGG-11 with batch norm at 64x64, 1000 classes, CIFAR-10 scaled up", "VGG11"),
     )
 }
@@ -147,7 +160,7 @@ def write_seeded(recipe: Seeded, images: npt.NDArray[np.float32], output: Path) 
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         model=recipe.model,
         arguments={},
-        calibration_images=CALIBRATION_IMAGES,
+        calibration_images=recipe.calibration_images,
         seed=recipe.seed,
         drawn_sha256=drawn,
         command=f"python -m accelsim.workloads.seeded {recipe.name} --data DIR --seed {recipe.seed}{own}",

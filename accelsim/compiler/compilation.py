@@ -16,12 +16,25 @@ from accelsim.compiler.emission import MAX_IMAGES, Emitter
 from accelsim.compiler.homes import Plan, Planner, lifetimes
 from accelsim.compiler.lowering import Operation, lower
 from accelsim.compiler.macs import MacLayer
+from accelsim.compiler.matmuls import MatMulLayer
 from accelsim.compiler.stationary_inputs import check_swappable, emit_stationary_inputs
 from accelsim.compiler.streaming import Home, emit_layer
 from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.errors import InputError
-from accelsim.ir import IntegerGraph, Linear, Mac, largest_sum, refuse_host_operators
+from accelsim.ir import (
+    Add,
+    AvgPool2d,
+    Clip,
+    IntegerGraph,
+    Linear,
+    Mac,
+    MatMul,
+    MaxPool2d,
+    Table,
+    largest_sum,
+    refuse_host_operators,
+)
 from accelsim.isa import Instruction, Layer, Layout, Memory, Modes, Program, TensorRegion
 from accelsim.numerics import Rounding
 from accelsim.timing import TIMING_VERSION
@@ -110,6 +123,7 @@ def _check_fields(operations: list[Operation], instructions: list[Instruction]) 
 def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
     """Refuse a graph that asks for a scheme or mode this machine's array or PPU does not implement."""
     refuse_host_operators(graph, "cannot be compiled")
+    hardware.arithmetic()  # refused where it is of floats
     supports = hardware.supports
     asked = (
         ("zero_points", graph.zero_points, supports.zero_points),
@@ -124,9 +138,9 @@ def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
                 f"{', '.join(map(repr, allowed)) or 'nothing'}; quantize with one of them or use another machine"
             )
     for node in graph.nodes:
-        if isinstance(node, Mac) and graph.requantization.rounding is Rounding.TFLITE_DOUBLE:
+        if isinstance(node, Mac | MatMul) and graph.requantization.rounding is Rounding.TFLITE_DOUBLE:
             _check_int32(graph, node, hardware)
-        if isinstance(node, Mac) and (node.accumulator_width_bits or 0) > hardware.accumulator.width_bits:
+        if isinstance(node, Mac | MatMul) and (node.accumulator_width_bits or 0) > hardware.accumulator.width_bits:
             raise InputError(
                 f"layer {node.name}: accumulator_width_bits = {node.accumulator_width_bits} exceeds "
                 f"accumulator.width_bits = {hardware.accumulator.width_bits} of machine {hardware.name}; lower one or "
@@ -134,10 +148,10 @@ def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
             )
 
 
-def _check_int32(graph: IntegerGraph, node: Mac, hardware: Hardware) -> None:
+def _check_int32(graph: IntegerGraph, node: Mac | MatMul, hardware: Hardware) -> None:
     """tflite_double takes int32: refuse a layer whose accumulator plus bias is not proved to fit."""
     width = node.accumulator_width_bits or hardware.accumulator.width_bits
-    bias = int(np.abs(node.bias).max())
+    bias = int(np.abs(node.bias).max()) if isinstance(node, Mac) else 0
     in_ppu = graph.bias_at == "ppu"
     largest = min(1 << (width - 1), largest_sum(graph, node) + (0 if in_ppu else bias)) + (bias if in_ppu else 0)
     if largest > (1 << 31) - (in_ppu and bias > 0):  # without a bias, -2**31 is the accumulator's own limit
@@ -170,6 +184,8 @@ def _emit_groups(
         for layer, shape, workspace in zip(layers, plan.shapes, plan.workspaces, strict=True):
             operation = layer.operation
             reads = [homes[name] for name in operation.head.inputs]
+            if isinstance(layer, MatMulLayer):
+                layer.store_second(reads[1], images)
             emit_layer(emitter, layer, reads, homes[operation.result.name], shape, workspace, images, first)
             if operation.result is result and (base := plan.on_chip.get(result.name)) is not None:
                 emitter.store(operation.label, base, addresses[result.name], images * result.output.size)
@@ -179,7 +195,11 @@ def cut(emitter: Emitter, operation: Operation) -> CutLayer:
     """Cut one operation to the machine's memories; its constants go into the DRAM image."""
     if isinstance(operation.head, Mac):
         return MacLayer(emitter, operation)
-    return ElementwiseLayer(emitter, operation)
+    if isinstance(operation.head, MatMul):
+        return MatMulLayer(emitter, operation)
+    if isinstance(operation.head, MaxPool2d | AvgPool2d | Add | Clip | Table):
+        return ElementwiseLayer(emitter, operation)
+    raise TypeError(f"{type(operation.head).__name__} has no instructions")
 
 
 def _plan(emitter: Emitter, layers: list[CutLayer], batch: int) -> Plan:
@@ -200,6 +220,6 @@ def _layer(graph: IntegerGraph, operation: Operation, batch: int) -> Layer:
         name=head.name,
         op=head.op,
         nodes=tuple(node.name for node in operation.nodes),
-        macs=batch * graph.macs(head) if isinstance(head, Mac) else 0,
+        macs=batch * graph.macs(head),
         outputs=batch * head.output.size,
     )

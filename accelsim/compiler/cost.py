@@ -16,6 +16,7 @@ from typing import NamedTuple
 from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.elementwise import ElementwiseLayer
 from accelsim.compiler.macs import MacLayer
+from accelsim.compiler.matmuls import MatMulLayer
 from accelsim.compiler.streaming import Home, Shape, bands_of, slices, transfers
 from accelsim.compiler.tiling import Part, Rectangle, source_extent
 from accelsim.config import Hardware
@@ -132,6 +133,8 @@ class CostModel:
             words = images * rows * columns * layer.window * reads
             post = layer.channels(group)[1] * reads + len(group) * (words + D_POST)
             return Work(0, post, 0)
+        if isinstance(layer, MatMulLayer):
+            return self._products(layer, group, band)
         assert isinstance(layer, MacLayer)
         array = self.hardware.array
         depthwise = isinstance(layer.mac, Conv2d) and layer.mac.is_depthwise
@@ -160,6 +163,27 @@ class CostModel:
                     part_load += sum(self._transfer(part.rows * row) for part in layer.parts)
                     part_bytes += sum(part.rows * row for part in layer.parts)
         return Work(compute, post, last, parts, part_load // max(parts, 1), part_bytes)
+
+    def _products(self, layer: MatMulLayer, group: Group, band: Rectangle) -> Work:
+        array = self.hardware.array
+        tiles = sum(-(-part.length // array.rows) for part in layer.parts)
+        cuts = list(layer.rectangles(band))
+        words = [rectangle.y_count * rectangle.x_count for rectangle in cuts]
+        streamed = sum(
+            -(-m // array.rows) * array.rows if array.dataflow == "os" else max(m, array.rows) for m in words
+        )
+        times = len(cuts) if len(layer.parts) > 1 else band.images  # that a block's weights are loaded
+        post = last = loads = bytes_ = 0
+        for index in group:
+            block = layer.columns[index]
+            last = block.lanes + words[-1] + D_POST
+            post += sum(block.lanes + m + D_POST for m in words)
+            for part in layer.parts:
+                for load in layer.transfers(block, part):
+                    loads += times * self._transfer(load.row_bytes, load.rows)
+                    bytes_ += times * load.row_bytes * load.rows
+        parts = len(group) * times * len(layer.parts)
+        return Work(len(group) * tiles * streamed, post, last, parts, loads // parts, bytes_)
 
 
 def _serial_group(part: Part, rows: int, wave: int) -> int:

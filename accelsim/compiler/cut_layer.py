@@ -16,7 +16,7 @@ Group = tuple[int, ...]
 class CutLayer(ABC):
     """A layer cut to the machine's memories: blocks of result channels, and how one group of them is emitted.
 
-    `macs.MacLayer` and `elementwise.ElementwiseLayer` are those there are.
+    `macs.MacLayer`, `matmuls.MatMulLayer` and `elementwise.ElementwiseLayer` are those there are.
 
     Attributes:
         emitter: gets the instructions.

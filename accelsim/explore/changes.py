@@ -86,7 +86,7 @@ class Change:
         return ", ".join(said)
 
     def needs_compilation(self, hardware: Hardware) -> bool:
-        """Whether another program is needed: any key but the DRAM's decides how layers are cut."""
+        """Whether another program is needed: a program runs on any DRAM, and depends on every other key."""
         settings = self.settings(hardware) or {}
         return self.batch > 1 or any(not key.startswith("dram.") for key in settings)
 

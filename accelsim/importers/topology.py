@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelsim.errors import InputError
 from accelsim.files import read_text
-from accelsim.ir import Conv2d, IntegerGraph, Mac
+from accelsim.ir import Conv2d, IntegerGraph, Mac, MatMul, products_of
 
 CONVOLUTION_COLUMNS = (
     *("Layer name", "IFMAP Height", "IFMAP Width", "Filter Height", "Filter Width"),
@@ -241,7 +241,9 @@ def _convolution(where: str, name: str, numbers: Sequence[int]) -> Convolution:
 
 
 def topology_of(graph: IntegerGraph, *, products: bool = False) -> list[Shape]:
-    """The convolutions and linear layers of a graph, in its order; pools, additions and tables have no row.
+    """The sums of products of a graph, in its order; pools, additions and tables have no row.
+
+    A product of two activation tensors has a row a head: a convolution of M rows by a filter as wide as they are.
 
     Args:
         products: as matrix products; else as convolutions, whose inputs are as large as their windows reach.
@@ -252,8 +254,10 @@ def topology_of(graph: IntegerGraph, *, products: bool = False) -> list[Shape]:
     for node in graph.nodes:
         if isinstance(node, Mac):
             shapes += _shapes_of(node, products=products)
+        elif isinstance(node, MatMul):
+            shapes += _heads_of(graph, node)
     if not shapes:
-        raise InputError(f"{graph.name}: has no convolution and no linear layer, so its topology is empty")
+        raise InputError(f"{graph.name}: has no layer with sums of products, so its topology is empty")
     return [product for shape in shapes for product in as_products(shape)] if products else shapes
 
 
@@ -285,6 +289,24 @@ def _shapes_of(node: Mac, *, products: bool) -> list[Shape]:
             depthwise=depthwise,
         )
         for group in range(groups)
+    ]
+
+
+def _heads_of(graph: IntegerGraph, node: MatMul) -> list[Shape]:
+    output, inner = node.output, products_of(graph, node)
+    name = re.sub(r"[,\s]+", "_", node.name)
+    return [
+        Convolution(
+            name=f"{name}_{head}" if node.heads > 1 else name,
+            height=output.height * output.width,
+            width=inner,
+            kernel_height=1,
+            kernel_width=inner,
+            channels=1,
+            filters=output.channels // node.heads,
+            stride=1,
+        )
+        for head in range(node.heads)
     ]
 
 

@@ -10,7 +10,7 @@ from accelsim.accounting import count_of, layer_counts, layer_cycles
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport
 from accelsim.energy.evaluation import as_number
-from accelsim.ir import IntegerGraph, Mac, proved_overflow_free
+from accelsim.ir import IntegerGraph, Mac, MatMul, proved_overflow_free
 from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.numerics import Requantization
@@ -136,8 +136,8 @@ def _partial_sums(outcome: Outcome, graph: IntegerGraph, label: int) -> dict[str
         return {"psum_min": watched.minimum, "psum_max": watched.maximum, "overflows": watched.overflows}
     node = graph.by_name[outcome.program.layers[label].name]
     arithmetic = outcome.program.hardware.arithmetic()
-    proved = isinstance(node, Mac) and proved_overflow_free(graph, node, arithmetic)
-    return {"psum_min": None, "psum_max": None, "overflows": 0 if proved or not isinstance(node, Mac) else None}
+    proved = not isinstance(node, Mac | MatMul) or proved_overflow_free(graph, node, arithmetic)
+    return {"psum_min": None, "psum_max": None, "overflows": 0 if proved else None}
 
 
 def describe_hardware(hardware: Hardware) -> str:

@@ -18,7 +18,7 @@ from accelsim.config.hardware import hardware_from_dict
 from accelsim.energy import PLACES, EnergyReport
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import write_whole
-from accelsim.ir import IntegerGraph, Mac, WidthBounds, bits_for, width_bounds
+from accelsim.ir import IntegerGraph, Mac, MatMul, WidthBounds, bits_for, width_bounds
 from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.numerics import Arithmetic, IntFormat
@@ -338,7 +338,7 @@ def partial_sum_figure(report: Report, graph: IntegerGraph) -> Figure:
     """
     hardware = hardware_from_dict(report["hardware"], "report")
     found = [(label, layer, graph.by_name[layer["name"]]) for label, layer in enumerate(report["layers"])]
-    rows = [(label, layer, node) for label, layer, node in found if isinstance(node, Mac)]
+    rows = [(label, layer, node) for label, layer, node in found if isinstance(node, Mac | MatMul)]
     when = "at every add" if hardware.accumulator.saturate_at == "every_add" else "at the end of the sum"
     verb = "saturating" if hardware.accumulator.overflow == "saturate" else "wrapping"
     zero, bias = report["zero_points"], "PPU" if report["bias_at"] == "ppu" else "accumulator"
@@ -406,7 +406,7 @@ def _width_row(axes: Axes, row: int, layer: Report, arithmetic: Arithmetic, boun
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", color=ink, weight=weight)
 
 
-def _narrow(hardware: Hardware, node: Mac) -> bool:
+def _narrow(hardware: Hardware, node: Mac | MatMul) -> bool:
     arithmetic = hardware.arithmetic().at_width(node.accumulator_width_bits)
     return arithmetic.psum_bits < arithmetic.width_bits
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from accelsim.config import Hardware
 from accelsim.isa import Compute, Instruction, Load, Memory, Post, Store
 from accelsim.timing.additions import product_cycle
-from accelsim.timing.cycles import ArrayShape, tile_count
+from accelsim.timing.cycles import ArrayShape, os_duration, os_period, tile_count, ws_period
 from accelsim.timing.longest_path import Schedule
 
 
@@ -200,14 +200,9 @@ class Stream(NamedTuple):
 
 def stream_of(compute: Compute, shape: ArrayShape) -> Stream:
     """The tiles of a COMPUTE, by the closed forms of docs/microarchitecture.md, sections 4.2 to 4.4."""
-    rows, columns = shape
-    wave, slots = rows + columns - 2, tile_count(compute, rows)
+    tiles = tile_count(compute, shape.rows)
     if compute.output_stationary:
-        last_piece = compute.run_bytes - (-(-compute.run_bytes // rows) - 1) * rows
-        duration = max(rows, (slots - 1) * rows + last_piece)
-        period = max(slots * rows, duration + wave) if compute.serial else slots * rows
-        return Stream(-(-compute.words // rows), slots * rows, period, duration, period - slots * rows)
-    words = compute.words
-    if compute.serial:
-        return Stream(slots, words, words + wave + rows, words, wave)
-    return Stream(slots, words, max(rows, words), words, 0)
+        slots, period = tiles * shape.rows * shape.step, os_period(compute, shape)
+        return Stream(-(-compute.words // shape.rows), slots, period, os_duration(compute, shape), period - slots)
+    streaming, period = compute.words * shape.mac_interval, ws_period(compute, shape)
+    return Stream(tiles, streaming, period, streaming, period - streaming - shape.rows if compute.serial else 0)

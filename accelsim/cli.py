@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _build_parser()
+    parser = build_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         getattr(arguments, "parser", parser).refuse_unknown(unknown)
@@ -107,7 +107,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         print(f"accelsim: warning: {message}", file=sys.stderr)
 
 
-def _build_parser() -> _Parser:
+def build_parser() -> _Parser:
     parser = _Parser(
         prog="accelsim",
         description="Golden model of an int8 systolic-array accelerator: bits, cycles and energy of a network.",

@@ -6,9 +6,6 @@ packages, and check nothing more.
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import io
 import json
 import re
 import struct
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notebook_cells import run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,7 +29,7 @@ def read(path: Path) -> dict[str, Any]:
 class Executed:
     """What a notebook left behind: its variables, and by cell the last expression's value and the printed text."""
 
-    variables: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
+    variables: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
 
@@ -39,17 +37,10 @@ class Executed:
 def execute(path: Path) -> Executed:
     """Run the code cells in order, as a fresh kernel does."""
     done = Executed()
-    for cell in read(path)["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        name = cell["id"]
-        tree = ast.parse("".join(cell["source"]), f"{path.name}[{name}]")
-        last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(tree, f"{path.name}[{name}]", "exec"), done.variables)
-            if last is not None:
-                done.values[name] = eval(compile(last, f"{path.name}[{name}]", "eval"), done.variables)
-        done.printed[name] = printed.getvalue()
+    for shown in run_cells(read(path), path.name, done.variables):
+        done.printed[shown.cell] = shown.printed
+        if shown.value is not None:
+            done.values[shown.cell] = shown.value
     return done
 
 
@@ -170,7 +161,7 @@ FIRST_STEPS = (
 
 def test_first_steps_runs_and_shows_what_its_text_says():
     """One test, so that the workers of pytest-xdist do not each run the notebook."""
-    done = execute(ROOT / "notebooks" / "first_steps.ipynb")
+    done = execute(ROOT / "notebooks" / "1_first_steps.ipynb")
     for fact in FIRST_STEPS:
         fact(done)
 
@@ -204,7 +195,7 @@ def shows_energy_that_rises_with_the_width(done: Executed) -> None:
 
 def test_design_space_runs_and_shows_what_its_text_says():
     pytest.importorskip("pandas")
-    done = execute(ROOT / "notebooks" / "design_space.ipynb")
+    done = execute(ROOT / "notebooks" / "5_design_space.ipynb")
     for fact in (
         has_a_front_that_is_narrow,
         keeps_every_point_and_says_why_some_have_no_figures,

@@ -1,4 +1,4 @@
-"""The documentation as a web site: built by Sphinx with warnings as errors, so that every link between pages is checked."""
+"""The documentation as a web site: Sphinx builds it with warnings as errors, so every link between pages is checked."""
 
 from __future__ import annotations
 
@@ -89,5 +89,6 @@ def test_a_notebooks_page_holds_its_text_its_code_and_what_each_cell_shows():
         "",
     ]
     assert page_text(notebook).startswith(
-        "# Sums\n\nOne and two.\n\n```python\nx = 1\nprint('<sum>')\nx + 2\n```\n\n% output of add\n\n```python\npicture\n"
+        "# Sums\n\nOne and two.\n\n```python\nx = 1\nprint('<sum>')\nx + 2\n```\n\n% output of add\n\n"
+        "```python\npicture\n```\n\n% output of draw\n"
     )

@@ -1,6 +1,6 @@
 """The documentation as a web site: `make docs` builds it into build/docs with Sphinx, warnings being errors.
 
-The source folder is the checkout (README.md, docs/, notebooks/), so that a link that works in the files works in the site.
+The source folder is the checkout (docs/, notebooks/), so that a link that works in the files works in the site.
 Settings: https://www.sphinx-doc.org/en/master/usage/configuration.html
 """
 
@@ -90,10 +90,9 @@ def _fill_in(app: Any, name: str, source: list[str]) -> None:
     """
     if name == root_doc:
         listed = set(re.findall(r"^([\w./]+)$", source[0], re.MULTILINE))
-        pages = sorted(page.stem for page in (Path(app.srcdir) / "docs").glob("*.md"))
-        source[0] = source[0].replace(
-            "% the rest\n", "".join(f"{page}\n" for page in pages if page not in {*listed, "index"})
-        )
+        pages = {page.stem for page in (Path(app.srcdir) / "docs").glob("*.md")}
+        rest = sorted(pages - listed - {"index"})
+        source[0] = source[0].replace("% the rest\n", "".join(f"{page}\n" for page in rest))
     elif name == "docs/cli":
         source[0] = source[0].replace(PLACE, command_page(build_parser()))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from accelsim import __version__
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
-from accelsim.errors import InputError, did_you_mean
+from accelsim.errors import InputError, did_you_mean, one_of
 
 if TYPE_CHECKING:
     from accelsim.config import Hardware, QuantizationScheme
@@ -52,8 +52,20 @@ class _Parser(argparse.ArgumentParser):
 
     def refuse_unknown(self, words: list[str]) -> NoReturn:
         """Words that are no argument of this command."""
-        hint = did_you_mean(words[0].partition("=")[0], [name for name in self._option_string_actions if len(name) > 2])
+        word = words[0].partition("=")[0]
+        hint = self._key_meant(word)
+        hint = hint or did_you_mean(word, [name for name in self._option_string_actions if len(name) > 2])
         self.error(f"unknown arguments: {' '.join(words)}{hint}")
+
+    def _key_meant(self, word: str) -> str:
+        """A hint for an option that is no option but a key of the hardware or the scheme: --dataflow, --weight-bits."""
+        from accelsim.config import Hardware, QuantizationScheme, whole_keys
+
+        found = []
+        for option, model in (("--set", Hardware), ("--quantization-set", QuantizationScheme)):
+            if option in self._option_string_actions and word.startswith("--"):
+                found += [f"{option} {key}=..." for key in whole_keys(model, word[2:].replace("-", "_"))]
+        return one_of(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

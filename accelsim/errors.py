@@ -29,6 +29,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def one_of(words: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x' or 'y'?"``, or an empty string for no words.
+
+    >>> one_of(["array.rows"]), one_of([])
+    ("; did you mean 'array.rows'?", '')
+    """
+    quoted = " or ".join(map(repr, words))
+    return f"; did you mean {quoted}?" if quoted else ""
+
+
 def optional(module: str, what: str, extra: str) -> Any:
     """Import a module of a package that comes with an extra.
 

@@ -1,6 +1,6 @@
 """Hardware and quantisation descriptions: validated, frozen, loaded from TOML."""
 
-from accelsim.config._model import Section, build, read_toml
+from accelsim.config._model import Section, build, read_toml, whole_keys
 from accelsim.config.hardware import (
     MAX_LANES,
     RECORD_BYTES,
@@ -33,4 +33,5 @@ __all__ = [
     "preset_folder",
     "preset_names",
     "read_toml",
+    "whole_keys",
 ]

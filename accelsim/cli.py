@@ -284,7 +284,7 @@ def _accumulator_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="NAME|FILE.toml", help="a shipped study, or a file of yours")
+    parser.add_argument("study", metavar="NAME|F.toml", help="a shipped study, or a file of yours")
     parser.add_argument(
         "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workloads' own"
     )

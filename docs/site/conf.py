@@ -33,7 +33,7 @@ extensions = [
     "notebook_pages",
 ]
 root_doc = "docs/index"
-include_patterns = ["CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb"]
 exclude_patterns = [".*", "build", "accelsim", "benchmarks", "configs", "tests", "workloads", "results"]
 source_suffix = {".md": "markdown", ".ipynb": "notebook"}
 nitpicky = True

@@ -140,7 +140,7 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         (
             "weight.bits={bits}",
             "weight.bits=4",
-            " [rows[1]]: axes.bits changes nothing; write {bits} into set, hardware_set or",
+            " [rows[1]]: axes.bits changes nothing; write {bits} into quantization_set,",
         ),
         ("weight.full_range={full}", "weight.full_range={fll}", " [rows[1]]: axes.full changes nothing; write {full}"),
         ('best_of = "full"', 'best_of = "ful"', " [rows[1]]: best_of = 'ful' is not one of axes; add axes.ful"),
@@ -152,7 +152,7 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         (
             'quantization_set = ["weight.bits',
             'quantization_set = [7, "weight.bits',
-            " [rows[1]]: set[0] = 7 must be text in quotes",
+            " [rows[1]]: quantization_set[0] = 7 must be text in quotes",
         ),
         (
             'label = "tuned"',
@@ -213,7 +213,8 @@ def test_an_unknown_study_lists_those_there_are():
 def test_weights_alone_take_every_key_that_changes_a_weight(tmp_path):
     keys = ("weight.bits=4", "layers.c1.weight_bits=2", "equalization.weights=true", "scale_format=float32",
             "requantization.scheme=power_of_two")  # fmt: skip
-    text = f'title = "t"\nworkload = "lenet5"\n[[rows]]\nlabel = "w"\nweights_only = true\nset = {list(keys)}\n'
+    text = 'title = "t"\nworkload = "lenet5"\n[[rows]]\nlabel = "w"\nweights_only = true\n'
+    text += f"quantization_set = {list(keys)}\n"
     (tmp_path / "mine.toml").write_text(text)
     (row,) = load_study(tmp_path / "mine.toml").rows
     scheme = row.trials[0].schemes[0]

@@ -481,7 +481,7 @@ KINDS = "'zero', 'constant', 'product', 'action', 'by_width', 'by_product', 'by_
         ),
         (CONSTANT | {"energy_per_bit": -0.5}, "(idle): energy_per_bit = -0.5 must be at least 0.0"),
         (CONSTANT | {"energy_per_bit": math.inf}, "(idle): energy_per_bit = inf: input should be a finite number"),
-        (CONSTANT | {"energy_per_bit": "1"}, "(idle): energy_per_bit = '1': input should be a valid number"),
+        (CONSTANT | {"energy_per_bit": "1"}, "(idle): energy_per_bit = '1' must be a number, written without quotes"),
         (CONSTANT | {"enrgy_per_bit": 1}, "(idle): unknown key 'enrgy_per_bit'; did you mean 'energy_per_bit'?"),
         (
             CONSTANT | {"ops": ["mul"]},

@@ -1,6 +1,6 @@
 """Hardware and quantisation descriptions: validated, frozen, loaded from TOML."""
 
-from accelsim.config._model import Section, build, read_toml
+from accelsim.config._model import Section, build, read_toml, whole_keys
 from accelsim.config.hardware import (
     FLOAT32_BITS,
     MAX_LANES,
@@ -39,4 +39,5 @@ __all__ = [
     "preset_folder",
     "preset_names",
     "read_toml",
+    "whole_keys",
 ]

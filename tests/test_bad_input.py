@@ -129,7 +129,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 COMMANDS = (
     "commands: run, compile, quantize, export, evaluate, accumulator, sweep, plot, study, compare, requant-diff, "
-    "simulate, cosim, disasm, vectors, list"
+    "arithmetic, simulate, cosim, disasm, vectors, list"
 )
 
 

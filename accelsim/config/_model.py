@@ -93,7 +93,7 @@ def whole_keys(model: type[BaseModel], key: str) -> list[str]:
     """Keys of a model, as overrides name them, that end in `key`: ``array.rows`` for ``rows``."""
     found = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
+        kind: Any = field.annotation
         inner = isinstance(kind, type) and issubclass(kind, BaseModel)
         below = [name, *(f"{name}.{one}" for one in kind.model_fields)] if inner else [name]
         found += [one for one in below if one == key or one.endswith(f".{key}")]

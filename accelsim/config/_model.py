@@ -93,9 +93,10 @@ def whole_keys(model: type[BaseModel], key: str) -> list[str]:
     """Keys of a model, as overrides name them, that end in `key`: ``array.rows`` for ``rows``."""
     found = []
     for name, field in model.model_fields.items():
-        kind: Any = field.annotation
-        inner = isinstance(kind, type) and issubclass(kind, BaseModel)
-        below = [name, *(f"{name}.{one}" for one in kind.model_fields)] if inner else [name]
+        kind = field.annotation
+        below = [name]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            below += [f"{name}.{one}" for one in kind.model_fields]
         found += [one for one in below if one == key or one.endswith(f".{key}")]
     return found
 

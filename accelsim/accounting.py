@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware
 from accelsim.energy import EnergyReport, EnergyTable, LayerCounts, evaluate, memory_capacities
-from accelsim.ir import IntegerGraph, Mac
-from accelsim.machine import Accelerator
+from accelsim.ir import IntegerGraph, Mac, MatMul
+from accelsim.machine import Accelerator, Issued
 from accelsim.pipeline import Outcome
 from accelsim.timing import Counts, OpKey
 
@@ -56,13 +57,27 @@ def layer_cycles(outcome: Outcome) -> list[int]:
     A batch run in groups of images passes through the layers once a group; a layer's passes are added up.
     """
     cycles = [0] * len(outcome.program.layers)
-    completion = -1
-    in_program_order = sorted(outcome.timed.timeline, key=lambda issued: issued.index)
-    for label, passed in groupby(in_program_order, key=lambda issued: issued.label):
-        last = max(issued.done for issued in passed)
-        cycles[label] += max(last - completion, 0)
-        completion = max(completion, last)
+    for label, first, last in layer_passes(outcome.timed.timeline):
+        cycles[label] += last - first + 1
     return cycles
+
+
+def layer_passes(timeline: Iterable[Issued]) -> list[tuple[int, int, int]]:
+    """(label, first cycle, last cycle) of each pass through a layer, in program order.
+
+    They follow one another without a gap from cycle 0 to the run's last. A pass that ends before the one it follows
+    has no cycles (docs/microarchitecture.md, section 4): it is left out, and if its neighbours are of one layer, they
+    are one.
+    """
+    spans: list[tuple[int, int, int]] = []
+    completion = -1
+    for label, passed in groupby(sorted(timeline, key=lambda issued: issued.index), key=lambda issued: issued.label):
+        last = max(issued.done for issued in passed)
+        if last > completion:
+            first = spans.pop()[1] if spans and spans[-1][0] == label else completion + 1
+            spans.append((label, first, last))
+            completion = last
+    return spans
 
 
 def idle_cycles(available: list[int], used: list[int]) -> list[int]:
@@ -92,7 +107,7 @@ def price(outcome: Outcome, graph: IntegerGraph, table: EnergyTable) -> EnergyRe
     layers = []
     for layer, counts in zip(outcome.program.layers, layer_counts(outcome), strict=True):
         node = graph.by_name[layer.name]
-        width = node.accumulator_width_bits if isinstance(node, Mac) else None
+        width = node.accumulator_width_bits if isinstance(node, Mac | MatMul) else None
         layers.append(
             LayerCounts(
                 name=layer.name,

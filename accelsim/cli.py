@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
+from accelsim.cli_animate import animate, animate_arguments
 from accelsim.cli_arithmetic import arithmetic, arithmetic_arguments
+from accelsim.cli_diff import diff, diff_arguments
+from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
+from accelsim.cli_topology import run_topology, topology, topology_arguments
 from accelsim.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -129,7 +133,10 @@ def _build_parser() -> _Parser:
 # Arguments ----------------------------------------------------------------------------------------------------
 
 
-WORKLOAD_HELP = "a shipped name, a graph or program directory, a quantised file.onnx, or file.py:function"
+WORKLOAD_HELP = (
+    "a shipped name, a graph or program directory, a quantised file.onnx, file.py:function, or file.csv:layer of a "
+    "SCALE-Sim topology"
+)
 
 
 def _hardware_arguments(parser: argparse.ArgumentParser, default: str = "default_16x16") -> None:
@@ -186,7 +193,13 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=Path, metavar="F", help="write the report as JSON; /dev/stdout: in place of the text"
     )
+    parser.add_argument(
+        "--html", type=Path, metavar="F", help="write the report as one page for a browser, timeline included"
+    )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw energy, utilisation, timeline, partial sums")
+    parser.add_argument(
+        "--trace", type=Path, metavar="F", help="write every instruction for ui.perfetto.dev; F.json or F.json.gz"
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -374,6 +387,9 @@ def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", type=Path, metavar="F.npy", help="float images of one batch (default: those compiled in)"
     )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--no-check", action="store_true", help="compute values, but compare them with nothing")
+    how.add_argument("--timing-only", action="store_true", help="cycles, counts and energy alone: no values, no check")
     _report_arguments(parser)
 
 
@@ -414,12 +430,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from accelsim.ir import quantize_input
     from accelsim.pipeline import run_checked
     from accelsim.report import dump_tensors
+    from accelsim.sources import topology_layers
 
     _positive("--batch", arguments.batch)
     count = arguments.batch if arguments.images is None else _positive("--images", arguments.images)
     _check_destinations(arguments)
     energy = load_energy(arguments.energy)
     hardware = _hardware(arguments)
+    if len(names := topology_layers(arguments.workload)) > 1:
+        return run_topology(arguments, names, hardware, energy, _scheme(arguments, arguments.workload))
     source = _source(arguments, arguments.workload)
     images, labels = _images(arguments, source, count, exactly=arguments.images is not None)
     program = compile_graph(source.graph, hardware, arguments.batch)
@@ -483,6 +502,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = _source(arguments, arguments.workload)
     if source.dataset is None:
         raise InputError(f"{arguments.workload}: its images have no labels; give --data NAME of a data set")
+    if source.seeded:
+        raise InputError(f"{arguments.workload}: nobody trained its weights, so its accuracy means nothing; use run")
     found = load_images(source, arguments.data, count)
     assert found.labels is not None
     with _progress(len(found.images)) as progress:
@@ -659,11 +680,11 @@ def _for_side(arguments: argparse.Namespace, workload: str, other: str | None) -
 def _side(source: Source, hardware: Hardware) -> Side:
     """A workload as `compare` takes it: little work by the reference evaluation, more by the engine."""
     from accelsim.engine import execute
-    from accelsim.ir import Mac, evaluate, quantize_input
+    from accelsim.ir import evaluate, quantize_input
     from accelsim.report import Side
 
     names = [node.name for node in source.graph.nodes]
-    macs = sum(source.graph.macs(node) for node in source.graph.nodes if isinstance(node, Mac))
+    macs = sum(map(source.graph.macs, source.graph.nodes))
     done = 0
 
     def codes(images: Any) -> dict[str, Any]:
@@ -806,10 +827,12 @@ def _requant_diff_network(
 def _simulate(arguments: argparse.Namespace) -> int:
     from accelsim.energy import load_energy
     from accelsim.ir import quantize_input
-    from accelsim.pipeline import input_codes, load_compiled, run_checked
+    from accelsim.pipeline import input_codes, load_compiled, run_checked, run_unchecked
     from accelsim.sources import read_images
 
     _check_destinations(arguments)
+    if arguments.timing_only:
+        _refuse_given(arguments, ("input", "telemetry"), "--timing-only computes no values")
     energy = load_energy(arguments.energy)
     program, graph = load_compiled(arguments.program)
     if strange := [node for layer in program.layers for node in layer.nodes if node not in graph.by_name]:
@@ -825,7 +848,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
                 f"--input {arguments.input}: holds {len(images)} images; the program's batch is {program.batch}"
             )
         codes = quantize_input(graph, images)
-    outcome = run_checked(program, graph, codes, telemetry=arguments.telemetry)
+    if arguments.no_check or arguments.timing_only:
+        telemetry = bool(arguments.telemetry)
+        outcome = run_unchecked(program, codes, values=not arguments.timing_only, telemetry=telemetry)
+    else:
+        outcome = run_checked(program, graph, codes, telemetry=arguments.telemetry)
     return _finish(arguments, outcome, graph, energy)
 
 
@@ -910,7 +937,9 @@ def _list(_: argparse.Namespace) -> int:
     print("workloads")
     for name in workloads.names():
         info = workloads.describe(name)
-        print(f"  {name:<16} {info.summary} ({info.dataset}, float accuracy {100 * info.float_accuracy:.2f} %)")
+        accuracy = info.float_accuracy
+        known = "seeded, not trained" if accuracy is None else f"float accuracy {100 * accuracy:.2f} %"
+        print(f"  {name:<16} {info.summary} ({info.dataset}, {known})")
     for kind in ("hardware", "energy", "quantization", "studies"):
         print(f"{kind}\n  {'  '.join(preset_names(kind))}")
     print("sweeps")
@@ -926,15 +955,21 @@ def _hardware(arguments: argparse.Namespace) -> Hardware:
 
 
 def _source(arguments: argparse.Namespace, workload: str) -> Source:
-    from accelsim.config import load_quantization
     from accelsim.sources import find_workload
 
     _refuse_settled(arguments, workload)
-    scheme = None
-    if arguments.quantization is not None or arguments.quantization_set:
-        default = "onnx" if workload.endswith(".onnx") else "int8"
-        scheme = load_quantization(arguments.quantization or default, arguments.quantization_set)
+    scheme = _scheme(arguments, workload)
     return find_workload(workload, quantization=scheme, data=arguments.data, calibration=arguments.calibration)
+
+
+def _scheme(arguments: argparse.Namespace, workload: str) -> QuantizationScheme | None:
+    """The scheme the user asks for; None where they ask for none."""
+    from accelsim.config import load_quantization
+
+    if arguments.quantization is None and not arguments.quantization_set:
+        return None
+    default = "onnx" if workload.endswith(".onnx") else "int8"
+    return load_quantization(arguments.quantization or default, arguments.quantization_set)
 
 
 _SETTLED = ("quantization", "quantization_set", "calibration")
@@ -977,24 +1012,29 @@ def _finish(
 ) -> int:
     """Report a run in every form asked for; returns the exit code."""
     from accelsim.accounting import price
-    from accelsim.files import is_standard_output, write_json
-    from accelsim.report import build_report, show, show_image, write_figures
+    from accelsim.files import is_standard_output, write_json, write_whole
+    from accelsim.report import build_report, html_report, show, show_image, write_figures, write_trace
 
     priced = price(outcome, graph, energy)
     report = build_report(outcome, graph, priced)
     report["float_accuracy"] = float_accuracy
     if arguments.json is not None:
         write_json(arguments.json, report)
+    if arguments.html is not None:
+        page = html_report(outcome, graph, report, _command(arguments), _run_versions())
+        write_whole(arguments.html, page)
     if arguments.figures is not None:
         write_figures(outcome, graph, priced, arguments.figures)
-    if arguments.json is not None and is_standard_output(arguments.json):  # JSON alone, for the reader at the other end
-        return 0 if report["bit_exact"] else 1
+    if arguments.trace is not None:
+        write_trace(outcome, arguments.trace)
+    if any(path is not None and is_standard_output(path) for path in (arguments.json, arguments.html, arguments.trace)):
+        return 1 if report["bit_exact"] is False else 0  # JSON or HTML alone, for the reader at the other end
     if image is not None and outcome.outputs is not None and outcome.outputs.ndim == 2:
         label = None if outcome.labels is None else int(outcome.labels[0])
         print(show_image(image, int(outcome.outputs[0].argmax()), label))
         print()
     print(show(report, outcome.program.hardware, priced))
-    return 0 if report["bit_exact"] else 1
+    return 1 if report["bit_exact"] is False else 0
 
 
 def _check_destinations(arguments: argparse.Namespace) -> None:
@@ -1004,8 +1044,38 @@ def _check_destinations(arguments: argparse.Namespace) -> None:
     for option in ("output", "figures", "dump_tensors", "export"):
         if getattr(arguments, option, None) is not None:
             check_folder(getattr(arguments, option))
-    if getattr(arguments, "json", None) is not None:
-        check_file(arguments.json)
+    for option in ("json", "html", "trace"):
+        if getattr(arguments, option, None) is not None:
+            check_file(getattr(arguments, option))
+
+
+_DESTINATIONS = frozenset({"json", "html", "figures", "dump_tensors", "trace"})
+"""Options of a run that say where something is written, and change nothing of it."""
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command of a run without its destinations, so that the same run has the same page wherever it lies."""
+    import shlex
+
+    words = arguments.parser.prog.split()
+    for action in arguments.parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if action.dest in _DESTINATIONS or value is None or value == action.default:
+            continue
+        if not action.option_strings:
+            words.append(str(value))
+        elif value is True:
+            words.append(action.option_strings[-1])
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [action.option_strings[-1], str(one)]
+    return shlex.join(words)
+
+
+def _run_versions() -> dict[str, str]:
+    """Versions of what a run's numbers come from; torch where it was asked for anything."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {**_versions("simpy", *(("torch",) if "torch" in sys.modules else ())), "python": python}
 
 
 def _positive(option: str, value: int) -> int:
@@ -1259,6 +1329,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     "run": (_run, "compile, simulate, check every bit against the reference, report", _run_arguments),
     "compile": (_compile, "write a program directory", _compile_arguments),
     "quantize": (_quantize, "write a workload's integer graph", _quantize_arguments),
+    "topology": (topology, "write a workload's layers as a SCALE-Sim topology", topology_arguments),
     "export": (_export, "write a workload's integer graph as ONNX in QDQ form", _export_arguments),
     "evaluate": (_evaluate, "accuracy and confusions on test images, on the fast engine", _evaluate_arguments),
     "accumulator": (
@@ -1268,6 +1339,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "sweep": (sweep, "many machines, schemes and workloads: every point measured once", sweep_arguments),
     "plot": (plot, "figures of a sweep and a page to look around in", plot_arguments),
+    "animate": (
+        animate,
+        "a matrix product on the array, cycle by cycle, as a page",
+        animate_arguments,
+    ),
     "study": (_study, "accuracy of a network quantised in many ways: one study file, one table", _study_arguments),
     "compare": (_compare, "two models on the same images, node by node: codes off by 1, 2, more", _compare_arguments),
     "requant-diff": (
@@ -1275,6 +1351,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
         "where two requantisations differ, by how much, and what it does to accuracy",
         _requant_diff_arguments,
     ),
+    "diff": (diff, "two runs side by side, from their reports: configuration, cycles, energy, stalls", diff_arguments),
+    "explain": (explain, "why a layer takes its cycles, and what would help: what-ifs, simulated", explain_arguments),
     "arithmetic": (
         arithmetic,
         "one matrix product with float32 and int8 operands: cycles, energy, accuracy",

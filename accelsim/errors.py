@@ -29,6 +29,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def printable(text: str) -> str:
+    r"""Return text of the user's with what a terminal would obey, or could not show, as escapes.
+
+    >>> printable("conv\x1b[31m\n")
+    'conv\\x1b[31m\\n'
+    """
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def optional(module: str, what: str, extra: str) -> Any:
     """Import a module of a package that comes with an extra.
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 FilePath = str | os.PathLike[str]
 
 
-def write_whole(path: FilePath, data: bytes | str) -> None:
+def write_whole(path: FilePath, data: bytes | str | Iterable[bytes]) -> None:
     """Write `data` to `path` in one step: readers see the old content or all of the new one.
 
     The data goes to a temporary file in the same folder, is forced to the disk and renamed over `path`. A
@@ -32,28 +33,35 @@ def write_whole(path: FilePath, data: bytes | str) -> None:
 
     Args:
         path: its folder must exist.
-        data: text is encoded as UTF-8.
+        data: text is encoded as UTF-8; of an iterable one part is in memory at a time, and what it raises is passed on.
 
     Raises:
         InputError: the file cannot be written. What was at `path` is unchanged and nothing is left beside it.
     """
-    content = data.encode() if isinstance(data, str) else data
+    text = data.encode() if isinstance(data, str) else data
+    parts = (text,) if isinstance(text, bytes) else text
     try:
-        if is_standard_output(path):
-            sys.stdout.flush()
-            with open(_standard_output(), "wb", closefd=False) as stream:
-                stream.write(content)
-        elif _is_pipe_or_device(path):
-            with open(path, "wb") as stream:
-                stream.write(content)
-        else:
-            _replace(os.path.realpath(path), content)
+        ours, pipe = is_standard_output(path), _is_pipe_or_device(path)
     except OSError as error:
-        raise InputError(
-            f"{os.fspath(path)}: cannot write: {error.strerror}; choose a writable folder with free space"
-        ) from error
+        raise _unwritable(path, error) from error
     except ValueError as error:  # a NUL character in the name, which no folder can hold
         raise InputError(f"{os.fspath(path)!r}: cannot write: {error}; choose another name") from error
+    try:
+        if ours:
+            sys.stdout.flush()
+            with open(_standard_output(), "wb", closefd=False) as stream:
+                stream.writelines(parts)
+        elif pipe:
+            with open(path, "wb") as stream:
+                stream.writelines(parts)
+        else:
+            _replace(os.path.realpath(path), parts)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: FilePath, error: OSError) -> InputError:
+    return InputError(f"{os.fspath(path)}: cannot write: {error.strerror}; choose a writable folder with free space")
 
 
 def check_file(path: FilePath) -> None:
@@ -119,15 +127,19 @@ def write_json(path: FilePath, value: Any) -> None:
     write_whole(path, text + "\n")
 
 
-def read_bytes(path: FilePath) -> bytes:
+def read_bytes(path: FilePath, most: int | None = None) -> bytes:
     """Return all of the file.
 
+    Args:
+        path: may be a pipe.
+        most: bytes it may have; no more are read.
     Raises:
-        InputError: there is no such file, it is a folder, or it may not be read.
+        InputError: there is no such file, it is a folder, it may not be read, or it has more than `most` bytes.
     """
     name = os.fspath(path)
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            content = stream.read(-1 if most is None else most + 1)
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file{_near_name(Path(path)) or '; check the path'}") from error
     except IsADirectoryError as error:
@@ -138,15 +150,21 @@ def read_bytes(path: FilePath) -> bytes:
         raise InputError(f"{name}: cannot read: {error.strerror}; check the path") from error
     except ValueError as error:
         raise InputError(f"{name!r}: cannot read: {error}; check the path") from error
+    if most is not None and len(content) > most:
+        raise InputError(f"{name}: has more than {most:,} bytes, too many for what it should be; check the path")
+    return content
 
 
-def read_text(path: FilePath) -> str:
+def read_text(path: FilePath, most: int | None = None) -> str:
     """Return all of the file as text; line ends are kept as they are.
 
+    Args:
+        path: may be a pipe.
+        most: bytes it may have.
     Raises:
         InputError: as `read_bytes`, or the file is not UTF-8.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, most)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -191,7 +209,7 @@ def _is_pipe_or_device(path: FilePath) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _replace(target: str, content: bytes) -> None:
+def _replace(target: str, parts: Iterable[bytes]) -> None:
     """Write a new file beside `target` and rename it over it; on any failure, remove it and raise."""
     # O_EXCL with 0o666 rather than tempfile: the file ends up with the user's umask, as if written in place.
     # The name is short, so that it fits wherever `target` does.
@@ -199,7 +217,7 @@ def _replace(target: str, content: bytes) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with open(descriptor, "wb") as stream:
-            stream.write(content)
+            stream.writelines(parts)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)

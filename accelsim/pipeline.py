@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from accelsim.compiler import compile_graph
 from accelsim.config import Hardware, load_hardware
-from accelsim.engine import execute
 from accelsim.errors import InputError
 from accelsim.ir import IntegerGraph, host_operators, load_graph, quantize_input, save_graph
 from accelsim.ir import evaluate as evaluate_reference
@@ -61,7 +60,7 @@ class Outcome:
         machine: it, loaded.
         timed: the run with the clock, of the first batch.
         outputs: codes int64 (N, *output_shape), or None without values.
-        images_checked: images whose every written tensor was compared.
+        images_checked: images whose every written tensor was compared; 0 where nobody judged.
         mismatch: the first difference, or None.
         labels: int64 (N,) or None.
         tensors: codes int64 (N, H, W, C) of every node, where asked for: as the machine wrote them, and, of nodes
@@ -76,6 +75,11 @@ class Outcome:
     mismatch: Check | None = None
     labels: Int64 | None = None
     tensors: dict[str, Int64] | None = None
+
+    @property
+    def bit_exact(self) -> bool | None:
+        """Whether every bit agrees, or None where nobody judged."""
+        return self.mismatch is None if self.images_checked else None
 
     @property
     def accuracy(self) -> float | None:
@@ -134,11 +138,25 @@ def simulate(program: Program, images: Images | None = None, *, telemetry: bool 
     """
     if images is not None and images.shape[:1] != (program.batch,):
         raise InputError(f"input: shape {images.shape} is not that of a batch of {program.batch}, as compiled")
-    machine = Accelerator(program)
     codes = None if images is None else _quantized_by_program(program, images)
-    timed = machine.run(codes, telemetry=telemetry)
-    assert timed.output is not None
-    return Outcome(program, machine, timed, outputs=_to_pytorch(program, timed.output))
+    return run_unchecked(program, codes, telemetry=telemetry)
+
+
+def run_unchecked(
+    program: Program, codes: Int64 | None = None, *, values: bool = True, telemetry: bool = False
+) -> Outcome:
+    """Run one batch with the clock, judged by nobody.
+
+    Args:
+        program: from `compile` or `load_program`.
+        codes: int64 (batch, H, W, C) of `quantize_input`; None leaves what the DRAM image holds.
+        values: False runs time alone; then there are no outputs.
+        telemetry: watch partial sums.
+    """
+    machine = Accelerator(program)
+    timed = machine.run(codes, values=values, telemetry=telemetry and values)
+    outputs = None if timed.output is None else _to_pytorch(program, timed.output)
+    return Outcome(program, machine, timed, outputs=outputs)
 
 
 @dataclass(frozen=True, eq=False)  # an array does not compare to one truth value
@@ -213,7 +231,7 @@ def evaluate(
         outputs = _on_the_machine(program, codes, progress)
     else:
         arithmetic = program.hardware.arithmetic()
-        found = execute(graph_or_program, codes, arithmetic, threads=threads, progress=progress)
+        found = _engine()(graph_or_program, codes, arithmetic, threads=threads, progress=progress)
         outputs = found[program.output.node].astype(np.int64)
     return _classified(_to_pytorch(program, outputs), wanted)
 
@@ -230,8 +248,15 @@ def _evaluate_on_the_host(
     pixels, wanted = np.asarray(images), np.asarray(labels)
     _check_labelled(graph.name, graph.output_shape, pixels, wanted)
     arithmetic = (load_hardware() if hardware is None else hardware).arithmetic()
-    found = execute(graph, quantize_input(graph, pixels), arithmetic, threads=threads, progress=progress)
+    found = _engine()(graph, quantize_input(graph, pixels), arithmetic, threads=threads, progress=progress)
     return _classified(graph.to_pytorch(found[graph.output]), wanted)
+
+
+def _engine() -> Callable[..., dict[str, npt.NDArray[np.int16]]]:
+    """The fast engine's `execute`; it brings a compiler along, which a run on the machine need not wait for."""
+    from accelsim.engine import execute
+
+    return execute
 
 
 def _classified(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Classification:
@@ -361,7 +386,7 @@ class _Judge:
         if not self._block or first >= self._first + self._size:
             names = [node.name for node in self._graph.nodes]
             self._first = first
-            self._block = execute(self._graph, self._codes[first : first + self._size], self._arithmetic, nodes=names)
+            self._block = _engine()(self._graph, self._codes[first : first + self._size], self._arithmetic, nodes=names)
         place = slice(first - self._first, first - self._first + count)
         return {name: codes[place].astype(np.int64) for name, codes in self._block.items()}
 

@@ -1,13 +1,14 @@
 """What a user names on the command line, found: a workload as an integer graph, and the images to run on it.
 
-WORKLOAD is a shipped name, a graph or program directory, an ONNX file that is quantised already, or
+WORKLOAD is a shipped name, a graph or program directory, an ONNX file that is quantised already,
 ``file.py:function``, whose function returns a model (an `nn.Module`, or one that PyTorch's PT2E flow has quantised) and
-an example input.
+an example input, or ``file.csv:layer``, a layer of a SCALE-Sim topology with random values.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +53,11 @@ class Source:
         example: the input a user's own model came with, float (N, C, H, W) or (N, K); else None.
         float_accuracy: the float network's, 0..1, where it was trained on that data set.
         module: the float network, a `torch.nn.Module` in evaluation mode; None where the workload is integers already.
+        channels: of the images it takes, where a grey data set's are repeated in colours; else None.
+        seeded: whether nobody trained its weights, so that labels mean nothing to it.
         reference: images to the codes (N, H, W, C) of every node, as the library that quantised an imported model
             computes them; else None.
+        draw: makes that many images, where they are random; else None.
     """
 
     name: str
@@ -63,12 +67,18 @@ class Source:
     example: Images | None = None
     float_accuracy: float | None = None
     module: Any = None
+    channels: int | None = None
+    seeded: bool = False
     reference: Callable[[Images], dict[str, npt.NDArray[np.int64]]] | None = None
+    draw: Callable[[int], Images] | None = None
 
 
 @dataclass
 class Network:
-    """A workload that is still float, with what is known of its data; attributes as of `Source`."""
+    """A workload that is still float, with what is known of its data; attributes as of `Source`.
+
+    `calibration_images` is how many training images its ranges are taken from unless the user names others.
+    """
 
     name: str
     graph: FloatGraph
@@ -77,6 +87,9 @@ class Network:
     input_size: int | None
     example: Images | None = None
     float_accuracy: float | None = None
+    channels: int | None = None
+    seeded: bool = False
+    calibration_images: int = CALIBRATION_IMAGES
 
 
 def find_workload(
@@ -107,6 +120,8 @@ def find_workload(
         return Source(workload, graph, *_known_data(data, graph.input.output.height))
     if path.suffix == ".onnx":
         return _onnx(path, quantization, data, calibration)
+    if (named := topology_file(workload)) is not None:
+        return _topology(*named, quantization, data, calibration)
     if path.suffix == ".pt2":
         raise InputError(
             f"{workload}: torch.export.load unpickles what it reads, which can run any code; return the program from a "
@@ -128,7 +143,7 @@ def find_workload(
     if calibration is not None:
         images = read_images(calibration)
     elif network.dataset is not None and network.input_size is not None:
-        images = training_images(network, data, CALIBRATION_IMAGES).images
+        images = training_images(network, data, network.calibration_images).images
     else:
         assert network.example is not None
         images = network.example
@@ -142,6 +157,8 @@ def find_workload(
         example=network.example,
         float_accuracy=network.float_accuracy,
         module=network.module,
+        channels=network.channels,
+        seeded=network.seeded,
     )
 
 
@@ -152,6 +169,46 @@ def graph_folder(workload: str) -> Path | None:
         if (folder / "graph.json").exists():
             return folder
     return None
+
+
+def topology_file(workload: str) -> tuple[Path, str | None] | None:
+    """A SCALE-Sim topology and the layer named of it, if one is; None where the workload is no ``file.csv``."""
+    found = re.fullmatch(r"(.*\.csv)(?::(.*))?", workload, re.DOTALL)
+    return None if found is None else (Path(found[1]), found[2])
+
+
+def topology_layers(workload: str) -> list[str]:
+    """The layers of a topology of which none is named; empty for any other workload."""
+    from accelsim.importers import read_topology
+
+    named = topology_file(workload)
+    return [] if named is None or named[1] is not None else [shape.name for shape in read_topology(named[0])]
+
+
+def _topology(
+    path: Path, layer: str | None, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None
+) -> Source:
+    """One layer of a topology."""
+    from accelsim.importers import random_images, read_topology, topology_graph
+
+    for option, value in (("--data", data), ("--calibration", calibration)):
+        if value is not None:
+            raise InputError(f"{option} {value}: the values of {path} are random; leave {option} out")
+    if quantization is not None:
+        _check_settled(str(path), quantization)
+    shapes = {shape.name: shape for shape in read_topology(path)}
+    if layer is None and len(shapes) > 1:
+        raise InputError(
+            f"{path}: holds {len(shapes)} layers that do not depend on one another; name one, such as "
+            f"{path}:{next(iter(shapes))}"
+        )
+    name = next(iter(shapes)) if layer is None else layer
+    if name not in shapes:
+        raise InputError(
+            f"{path}: has no layer {name!r}{did_you_mean(name, shapes) or '; it has ' + ', '.join(list(shapes)[:20])}"
+        )
+    graph = topology_graph(shapes[name], quantization)
+    return Source(f"{path}:{name}", graph, draw=lambda count: random_images(graph, count))
 
 
 def _onnx(path: Path, quantization: QuantizationScheme | None, data: str | None, calibration: Path | None) -> Source:
@@ -183,18 +240,20 @@ def find_network(workload: str, *, data: str | None = None) -> Network:
     if workload not in names:
         hint = did_you_mean(workload, names) or f"; workloads: {', '.join(names)}"
         raise InputError(
-            f"workload {workload!r} is neither a name, a graph or program directory, an ONNX file, nor "
-            f"file.py:function{hint}"
+            f"workload {workload!r} is neither a name, a graph or program directory, an ONNX file, file.py:function, "
+            f"nor file.csv:layer{hint}"
         )
     info = workloads.describe(workload)
-    dataset = choose_dataset(info.dataset, data)
-    if dataset != info.trained_on:
+    seeded = info.trained_on is None
+    dataset = choose_dataset(info.dataset, data, seeded=seeded)
+    if not seeded and dataset != info.trained_on:
         warnings.warn(
             f"{workload} was trained on {info.trained_on} and is run on {dataset}; expect poor accuracy",
             DataWarning,
             stacklevel=2,
         )
     from accelsim.frontend import capture
+    from accelsim.workloads.data import CHANNELS
 
     loaded = workloads.load(workload)
     return Network(
@@ -204,6 +263,9 @@ def find_network(workload: str, *, data: str | None = None) -> Network:
         dataset,
         info.input_size,
         float_accuracy=info.float_accuracy if dataset == info.trained_on else None,
+        channels=CHANNELS[info.dataset] if seeded else None,
+        seeded=seeded,
+        calibration_images=info.calibration_images,
     )
 
 
@@ -264,9 +326,11 @@ def _check_settled(workload: str, quantization: QuantizationScheme) -> None:
             )
 
 
-def choose_dataset(wanted: str, data: str | None) -> str:
+def choose_dataset(wanted: str, data: str | None, *, seeded: bool = False) -> str:
     """The data set `data` names, else the workload's own, else, where nobody named a folder, the embedded digits.
 
+    Args:
+        seeded: a network that nobody trained takes grey images too, repeated in its three channels.
     Raises:
         InputError: The images of the one `data` names have another number of channels than `wanted`'s; there is no
             such data set; or the workload's own is not here and its images are in colour, which no digit is.
@@ -274,7 +338,7 @@ def choose_dataset(wanted: str, data: str | None) -> str:
     from accelsim.workloads.data import CHANNELS, DATASETS, ENVIRONMENT_VARIABLE, find_folder
 
     if data in DATASETS:
-        if CHANNELS[data] != CHANNELS[wanted]:
+        if CHANNELS[data] != CHANNELS[wanted] and not seeded:
             fit = [name for name in DATASETS if CHANNELS[name] == CHANNELS[wanted]]
             raise InputError(
                 f"--data {data}: its images have {CHANNELS[data]} channels, the workload takes {CHANNELS[wanted]}; "
@@ -291,7 +355,7 @@ def choose_dataset(wanted: str, data: str | None) -> str:
     try:
         find_folder(wanted)
     except InputError:
-        if CHANNELS[wanted] != CHANNELS["digits"]:
+        if CHANNELS[wanted] != CHANNELS["digits"] and not seeded:
             raise
         warnings.warn(
             f"{wanted} is not here (name its folder with --data or ACCELSIM_DATA); using the embedded digits",
@@ -308,8 +372,11 @@ def load_images(source: Source | Network, data: str | None, count: int | None) -
         from accelsim.workloads.data import load_dataset
 
         folder = _folder(source.dataset, data)
-        found = load_dataset(source.dataset, folder, "test", count, size=source.input_size)
-        return Labelled(found.images, found.labels.astype(np.int64), f"{found.name} test")
+        found = load_dataset(source.dataset, folder, "test", count, size=source.input_size, channels=source.channels)
+        labels = None if source.seeded else found.labels.astype(np.int64)
+        return Labelled(found.images, labels, f"{found.name} test")
+    if isinstance(source, Source) and source.draw is not None:
+        return Labelled(source.draw(1 if count is None else count), None, "random")
     if source.example is None:
         raise InputError(f"{source.name}: no data is known for it; give --input FILE.npy, or --data NAME of a data set")
     count = len(source.example) if count is None else count
@@ -365,18 +432,21 @@ def training_images(network: Network | tuple[str, int], data: str | None, count:
     """
     from accelsim.workloads.data import load_dataset
 
-    name, size = (network.dataset, network.input_size) if isinstance(network, Network) else network
+    if isinstance(network, Network):
+        name, size, channels, seeded = network.dataset, network.input_size, network.channels, network.seeded
+    else:
+        (name, size), channels, seeded = network, None, False
     assert name is not None
     assert size is not None
-    found = load_dataset(name, _folder(name, data), "train", None if seed else count, size=size)
+    found = load_dataset(name, _folder(name, data), "train", None if seed else count, size=size, channels=channels)
     labels = found.labels.astype(np.int64)
     if not seed:
-        return Labelled(found.images, labels, f"{found.name} train")
+        return Labelled(found.images, None if seeded else labels, f"{found.name} train")
     count = len(labels) if count is None else count
     if count > len(labels):
         raise InputError(f"{found.name} train: {count} images asked for, the split has {len(labels)}; use fewer")
     drawn = np.random.default_rng(seed).choice(len(labels), count, replace=False)
-    return Labelled(found.images[drawn], labels[drawn], f"{found.name} train")
+    return Labelled(found.images[drawn], None if seeded else labels[drawn], f"{found.name} train")
 
 
 def _folder(dataset: str, data: str | None) -> Path | None:

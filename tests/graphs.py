@@ -15,6 +15,7 @@ from accelsim.ir import (
     Input,
     IntegerGraph,
     Linear,
+    MatMul,
     MaxPool2d,
     Multiplier,
     Node,
@@ -124,6 +125,23 @@ class GraphMaker:
                 weight_zero_point=int(self.rng.integers(-2, 2)) if self.affine_weights else 0,
                 bias=self.rng.integers(-20000, 20000, channels),
                 multiplier=self.multiplier(channels, taken.size),
+                clip=self._clip(zero),
+                accumulator_width_bits=width,
+            )
+        )
+
+    def matmul(self, first: str, second: str, heads: int, over: str, *, width: int | None = None) -> str:
+        a, b = (next(node for node in self.nodes if node.name == name).output for name in (first, second))
+        channels = b.channels if over == "tokens" else heads * b.height * b.width
+        zero = self.zero_point() if self.zero_points == "subtracted" else 0
+        return self.add(
+            MatMul(
+                name=self.name("matmul"),
+                inputs=(first, second),
+                output=TensorType(height=a.height, width=a.width, channels=channels, scale=0.1, zero_point=zero),
+                heads=heads,
+                second=over,
+                multiplier=self.multiplier(1, a.channels // heads),
                 clip=self._clip(zero),
                 accumulator_width_bits=width,
             )
@@ -311,6 +329,41 @@ def random_graph(rng: np.random.Generator, *, max_channels: int = 7, limits: boo
             maker.table(node)
     if limits:
         maker.limit()
+    return maker
+
+
+def random_attention(rng: np.random.Generator) -> GraphMaker:
+    """Queries by keys by values, with tokens and heads that divide no array; sometimes a table or a layer behind."""
+    activation = IntFormat(int(rng.choice([4, 8, 8])), signed=bool(rng.random() < 0.7))
+    subtracted = bool(rng.random() < 0.5)
+    maker = GraphMaker(
+        rng,
+        random_requantization(rng),
+        activation=activation,
+        zero_points="subtracted" if subtracted else "folded",
+        bias_at=str(rng.choice(["ppu", "accumulator"])),
+    )
+    heads, depth = int(rng.integers(1, 4)), int(rng.integers(1, 8))
+    height, wide = int(rng.integers(1, 4)), int(rng.integers(1, 6))
+    source = maker.input(height, wide, int(rng.integers(1, 5)), maker.zero_point() if subtracted else 0)
+
+    def layer(channels: int) -> str:
+        name = maker.conv(source, channels, (1, 1))
+        if not subtracted:
+            tensor = replace(maker.last().output, zero_point=0)
+            maker.nodes[-1] = replace(maker.last(), output=tensor, clip=activation.limits)
+        return name
+
+    def width() -> int | None:
+        return int(rng.integers(10, 18)) if rng.random() < 0.4 else None
+
+    queries, keys, values = layer(heads * depth), layer(heads * depth), layer(heads * int(rng.integers(1, 8)))
+    scores = maker.matmul(queries, keys, heads, "channels", width=width())
+    if rng.random() < 0.3:
+        scores = maker.table(scores)
+    mixed = maker.matmul(scores, values, heads, "tokens", width=width())
+    if rng.random() < 0.3:
+        maker.linear(mixed, int(rng.integers(1, 9)))
     return maker
 
 

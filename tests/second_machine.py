@@ -297,7 +297,7 @@ class SecondMachine:
         described = {key: value for key, value in hardware.items() if key not in ("name", "clock_mhz", "supports")}
         fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).digest()
         whole = hashlib.sha256(program[:128] + bytes(32) + program[160:]).digest()
-        assert (magic, isa, timing, len(program)) == (b"ACCELSIM", 1, 1, 192 + 64 * count)
+        assert (magic, isa, timing, len(program)) == (b"ACCELSIM", 1, 2, 192 + 64 * count)
         assert program[32:64] == fingerprint
         assert program[64:128] == hashlib.sha256(dram).digest() + hashlib.sha256(text).digest()
         assert program[128:192] == whole + bytes(32)
@@ -418,14 +418,16 @@ class SecondMachine:
         pieces = self.tiles(this)
         step = max(self.interval, self.add)
         slots = len(pieces) * R * step
-        D = (max(R, (len(pieces) - 1) * R + pieces[-1][3]) - 1) * step + self.mac
+        steps = (len(pieces) - 1) * R + pieces[-1][3]
+        products = (steps - 1) * step + self.mac
+        D = (max(R, steps) - 1) * step + self.mac
         next_T = issue if this.start == _ZERO else issue + R
         for _ in range(-(-M // R)):
             T = next_T
-            next_T = T + (max(slots, D + R + C - 2) if this.serial else slots)
+            next_T = T + (max(slots, products + R + C - 2) if this.serial else slots)
         done = T + D - 1 + 2 * R + C - 1
         self.previous = SimpleNamespace(output_stationary=1, T=T, slots=slots, next_T=next_T, done=done)
-        return issue, done, T + D - 1 + (R - 1) + (C - 1)
+        return issue, done, T + products - 1 + (R - 1) + (C - 1)
 
     # --- values -----------------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ def none(): return CONV, X[:0]
 def identity(): return nn.Identity(), X
 def softmax(): return nn.Softmax(1), X
 def leaves(): raise SystemExit(3)
-def large(): return nn.Conv2d(1, 2, 3), torch.rand(1, 1, 300, 300)
+def large(): return nn.Conv2d(8000, 2, 3), torch.rand(1, 8000, 3, 3)
 """
 
 
@@ -128,8 +128,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Words ----------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    "commands: run, compile, quantize, export, evaluate, accumulator, sweep, plot, study, compare, requant-diff, "
-    "arithmetic, simulate, cosim, disasm, vectors, list"
+    "commands: run, compile, quantize, topology, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
+    "requant-diff, explain, simulate, cosim, disasm, vectors, list"
 )
 
 
@@ -201,8 +201,8 @@ def test_what_is_mistyped_or_impossible_is_named_with_its_remedy(refused, argume
         ),
         (
             ["activation.memory_bytes=1"],
-            "small does not fit: its tensors input, 0 live together and need 136 bytes of the activation buffer, "
-            "1 there; use activation.memory_bytes >= 136 or a smaller input",
+            "layer 3 does not fit: the smallest band of its operands and its result needs 76 bytes of the activation "
+            "buffer, 1 there; use activation.memory_bytes >= 76 or a smaller input",
         ),
         (
             ["weight.memory_bytes=32"],
@@ -235,7 +235,7 @@ def test_a_machine_that_cannot_be_or_is_too_small_is_refused(refused, settings, 
         ["array.rows=1", "array.columns=1", "weight.memory_bytes=2", "parameter.memory_bytes=32"],
         ["array.rows=256", "array.columns=256"],
         ["accumulator.memory_bytes=128", "weight.memory_bytes=128", "parameter.memory_bytes=128"],
-        ["activation.memory_bytes=136", "dram.memory_bytes=640"],
+        ["activation.memory_bytes=76", "dram.memory_bytes=768"],
     ],
     ids=["1x1", "256x256", "smallest tiles", "smallest tensors"],
 )
@@ -302,7 +302,11 @@ CANNOT = "torch.export cannot trace the model on an input of shape (2, 1, 8, 8):
         ("identity", "identity: the graph computes nothing; its output is its input"),
         ("softmax", "softmax: the model itself (aten.softmax): operator is not supported; return the logits"),
         ("leaves", "models.py:leaves: called exit(3); return (nn.Module, example tensor)"),
-        ("large", "large does not fit: its tensors input, conv2d_1 live together and need "),
+        (
+            "large",  # one window and its result: 3 x 3 x 8,000 + 2 bytes
+            "layer conv2d_1 does not fit: the smallest band of its operands and its result needs 72002 bytes of the "
+            "activation buffer, 65536 there; use activation.memory_bytes >= 72002 or a smaller input",
+        ),
     ],
 )
 def test_a_model_that_cannot_run_on_the_machine_is_refused(refused, name, line):
@@ -475,6 +479,7 @@ def test_the_graph_of_another_workload_is_refused(refused):
         (["run", "--json", "file/x"], "file/x: 'file' is a file, not a folder; choose another"),
         (["run", "--json", "no\nwhere/x"], "no where/x: there is no folder no where; make it first, or choose another"),
         (["run", "--json", "program"], "program: is a folder; name a file"),
+        (["run", "--trace", "program"], "program: is a folder; name a file"),
         (["run", "--figures", "file"], "file: 'file' is a file, not a folder; choose another"),
         (["run", "--dump-tensors", "file/x"], "file/x: 'file' is a file, not a folder; choose another"),
         (["compile", "-o", "file/x/y"], "file/x/y: 'file' is a file, not a folder; choose another"),
@@ -497,10 +502,11 @@ RUN = [sys.executable, "-c", "import sys; from accelsim.cli import main; sys.exi
         (["simulate", "--json", "{}/report.json"], 1000, "report.json"),
         (["run", "--input", "one.npy", "--dump-tensors", "{}"], 300, "manifest.json"),
         (["simulate", "--figures", "{}"], 20_000, "energy.png"),
+        (["simulate", "--trace", "{}/trace.json"], 5000, "trace.json"),
         (["quantize", "-o", "{}"], 1000, "graph.json"),
         (["compile", "--input", "one.npy", "-o", "{}"], 700, "graph/graph.safetensors"),
     ],
-    ids=["--json", "--dump-tensors", "--figures", "quantize", "compile"],
+    ids=["--json", "--dump-tensors", "--figures", "--trace", "quantize", "compile"],
 )
 def test_a_disk_that_is_full_leaves_no_half_file_and_the_older_ones_intact(here, tmp_path, command, limit, file):
     """A limit on the size of a file fails in the same call as a full disk, for any user on any machine."""

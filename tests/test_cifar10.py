@@ -81,8 +81,8 @@ def test_first_images_are_decoded_without_the_rest(tmp_path):
         data.load_dataset("cifar10", tmp_path, "train", 6)
 
 
-def test_only_size_32_is_made(tmp_path):
-    with refused("size = 28 is not a size of cifar10's images; use 32"):
+def test_no_smaller_size_is_made(tmp_path):
+    with refused("size = 28 is not a size of cifar10's images; use 32, 64 or 224"):
         data.load_dataset("cifar10", tmp_path, "test", size=28)
 
 

@@ -62,23 +62,25 @@ def test_version(capsys):
         (["run", "lenet5_digits", "--images", "-3"], "--images -3: must be at least 1"),
         (
             ["run", "lenet"],
-            "workload 'lenet' is neither a name, a graph or program directory, an ONNX file, nor file.py:function; "
-            "did you mean 'lenet5'?",
+            "workload 'lenet' is neither a name, a graph or program directory, an ONNX file, file.py:function, nor "
+            "file.csv:layer; did you mean 'lenet5'?",
         ),
         (
             ["run", "lenet5_digits", "--hardware", "edge"],
             "hardware 'edge' is neither a preset nor a file; did you mean 'edge_8x8'?; "
-            "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, tpu_like_32x32",
+            "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, scalesim_128x128, scalesim_16x16, "
+            "scalesim_32x32, scalesim_8x8, tpu_like_32x32",
         ),
         (
             ["run", "lenet5_digits", "--set", "array.dataflow=is"],
-            "lenet5_digits: array.dataflow = 'is' runs a single linear layer without a table, because it takes its "
-            "inputs from DRAM in columns; this graph has 5 layers, the first a conv2d; use 'ws' or 'os'",
+            "lenet5_digits: array.dataflow = 'is' runs a single linear layer, or a 1x1 convolution over one row, "
+            "without a table, because it takes its inputs from DRAM in columns; this graph has 5 layers, the first a "
+            "conv2d; use 'ws' or 'os'",
         ),
         (
-            ["run", "lenet5_digits", "--set", "activation.memory_bytes=2000"],
-            "lenet5_digits does not fit: its tensors input, s2 live together and need 2200 bytes of the activation "
-            "buffer, 2000 there; use activation.memory_bytes >= 2200 or a smaller input",
+            ["run", "lenet5_digits", "--set", "activation.memory_bytes=400"],
+            "layer c5 does not fit: the smallest band of its operands and its result needs 416 bytes of the activation "
+            "buffer, 400 there; use activation.memory_bytes >= 416 or a smaller input",
         ),
         (
             ["run", "lenet5_digits", "--quantization-set", "accumulator_width_bits.c3=40"],

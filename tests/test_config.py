@@ -43,7 +43,8 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_every_preset_loads_and_is_named_after_its_file():
     assert preset_names("hardware") == [
-        *("default_16x16", "edge_8x8", "rtl_16x16", "rtl_4x4", "rtl_8x8", "tpu_like_32x32")
+        *("default_16x16", "edge_8x8", "rtl_16x16", "rtl_4x4", "rtl_8x8"),
+        *("scalesim_128x128", "scalesim_16x16", "scalesim_32x32", "scalesim_8x8", "tpu_like_32x32"),
     ]
     for name in preset_names("hardware"):
         assert load_hardware(name).name == name
@@ -73,6 +74,16 @@ def test_default_16x16_has_64_16_and_16_kib_16_bytes_a_cycle_and_latency_100():
     assert (machine.dram.bandwidth_bytes_per_cycle, machine.dram.latency_cycles) == (16, 100)
     assert machine.accumulator_depth == 256
     assert machine.bank_count == 16
+
+
+def test_scalesim_presets_differ_in_the_array_alone():
+    machines = [load_hardware(name) for name in preset_names("hardware") if name.startswith("scalesim_")]
+    for machine in machines:
+        rows = machine.array.rows
+        assert machine.name == f"scalesim_{rows}x{machine.array.columns}"
+        assert machine.array.serial_tiles
+        same = [f"name={machine.name}", f"array.rows={rows}", f"array.columns={rows}"]
+        assert load_hardware("scalesim_8x8", same) == machine
 
 
 def test_tpu_like_32x32_has_2048_words_of_accumulators():
@@ -232,8 +243,12 @@ def test_a_machine_supports_everything_unless_it_says_otherwise():
     "old, new, expected",
     [
         ("rows = 8", "row = 8", " [array]: unknown key 'row'; did you mean 'rows'?"),
-        ("rows = 8", "rows = 8\nx = 1", " [array]: unknown key 'x'; known here: rows, columns, dataflow, "
-         "arithmetic, psum_bits, mac_latency_cycles, mac_interval_cycles, add_latency_cycles"),
+        (
+            "rows = 8",
+            "rows = 8\nx = 1",
+            " [array]: unknown key 'x'; known here: rows, columns, dataflow, arithmetic, psum_bits, serial_tiles, "
+            "mac_latency_cycles, mac_interval_cycles, add_latency_cycles",
+        ),
         ("rows = 8", "", " [array]: key 'rows' is missing; add it"),
         ("[table]", "[tables]", ": unknown key 'tables'; did you mean 'table'?"),
         ("[table]\nmemory_bytes = 512", "", ": section [table] is missing; add it"),
@@ -265,7 +280,10 @@ def test_text_that_is_not_toml_is_refused_in_one_line(file, tmp_path):
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_and_all():
-    presets = "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, tpu_like_32x32"
+    presets = (
+        "presets: default_16x16, edge_8x8, rtl_16x16, rtl_4x4, rtl_8x8, scalesim_128x128, scalesim_16x16, "
+        "scalesim_32x32, scalesim_8x8, tpu_like_32x32"
+    )
     assert refusal(load_hardware, "edge_8x9") == (
         f"hardware 'edge_8x9' is neither a preset nor a file; did you mean 'edge_8x8'?; {presets}"
     )
@@ -286,7 +304,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest_and_all():
         ("array.row=3", "unknown key 'array.row'; did you mean 'rows'?"),
         (
             "array.zzz=3",
-            "unknown key 'array.zzz'; known here: rows, columns, dataflow, arithmetic, psum_bits, "
+            "unknown key 'array.zzz'; known here: rows, columns, dataflow, arithmetic, psum_bits, serial_tiles, "
             "mac_latency_cycles, mac_interval_cycles, add_latency_cycles",
         ),
         ("arry.rows=3", "unknown key 'arry'; did you mean 'array'?"),

@@ -54,6 +54,7 @@ HARDWARE: dict[str, list[str]] = {
     "array.dataflow": ["array.dataflow=os"],
     "array.arithmetic": ["array.arithmetic=float32xint8"],
     "array.psum_bits": ["array.psum_bits=10"],
+    "array.serial_tiles": ["array.serial_tiles=true"],
     "array.mac_latency_cycles": ["array.mac_latency_cycles=2"],
     "array.mac_interval_cycles": ["array.mac_interval_cycles=4"],
     "array.add_latency_cycles": ["array.add_latency_cycles=1"],
@@ -284,7 +285,8 @@ TABLE: dict[str, Any] = {
     "voltage_v": 0.9,
     "source": "us",
     "notes": [],
-    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}},
+    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}}
+    | {"matmul": {"multiplications": 1, "additions": 1}},
     "extra_adds": {},
     "entry": [
         {"kind": "product", "ops": ["mul"], "energy_per_product_bit": 0.5},
@@ -313,6 +315,7 @@ ENERGY: dict[str, tuple[list[Any], Any]] = {
     "OpsPerMac.additions": (["ops_per_mac", "conv2d", "additions"], 2),
     "OpsPerMacSection.conv2d": (["ops_per_mac", "conv2d"], {"multiplications": 5, "additions": 1}),
     "OpsPerMacSection.linear": (["ops_per_mac", "linear"], {"multiplications": 5, "additions": 1}),
+    "OpsPerMacSection.matmul": (["ops_per_mac", "matmul"], {"multiplications": 5, "additions": 1}),
     "Constant.kind": (["entry", 3], {"kind": "zero", "ops": ["dram.read"], "reason": "on chip"}),
     "Constant.ops": (["entry", 3, "ops"], ["dram.read", "dram.write"]),
     "Constant.source": (["entry", 3, "source"], "elsewhere"),
@@ -350,6 +353,7 @@ def priced(table: dict[str, Any], operands: dict[str, int]) -> object:
         layers = [
             LayerCounts(name="layer", op="conv2d", counts=counts, outputs=4, accumulator_bits=20),
             LayerCounts(name="other", op="linear", counts=counts, outputs=4, accumulator_bits=20),
+            LayerCounts(name="third", op="matmul", counts=counts, outputs=4, accumulator_bits=20),
         ]
         report = evaluate_energy(loaded, layers, {"weight": 2048})
         figures = {op: figure.as_numbers() for op, figure in report.by_op.items()}

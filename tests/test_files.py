@@ -251,3 +251,21 @@ def without_privileges() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def test_parts_are_written_one_after_the_other_and_what_they_raise_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out"
+    write_whole(path, (str(number).encode() for number in range(12)))
+    assert path.read_bytes() == b"01234567891011"
+
+    def parts():
+        yield b"new"
+        assert any(
+            one.read_bytes() in (b"", b"new") for one in tmp_path.iterdir() if one != path
+        )  # under way, beside it
+        raise ValueError("of the maker's own, not of the file's")
+
+    with pytest.raises(ValueError, match="maker's own"):
+        write_whole(path, parts())
+    assert path.read_bytes() == b"01234567891011"
+    assert list(tmp_path.iterdir()) == [path]

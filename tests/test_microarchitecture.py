@@ -416,8 +416,8 @@ def test_9_5_output_stationary_sums_resume_from_the_accumulator_memory():
     more = matrix(words=2, run_bytes=1, lanes=2, act_base=6, weight_base=6, start=Start.ACCUMULATE, **OS)
     case = Trace([matrix(words=2, run_bytes=3, lanes=2, **OS), more], (2, 2), activation, weight)
     # The second issues at done + 1 = 8: T = 8 + R = 10, D = max(2, 1) = 2, done = 10 + 2 - 1 + 4 + 1 = 16; its span is
-    # from its first preload read, 8, to 10 + 2 - 1 + 1 + 1 = 13.
-    assert case.times() == [(0, 7, 0, 4), (8, 16, 8, 13)]
+    # from its first preload read, 8, to 10 + 1 - 1 + 1 + 1 = 12, where its one product passes the last PE.
+    assert case.times() == [(0, 7, 0, 4), (8, 16, 8, 12)]
     case.check_table("9.4", "9.5")
     # Read in T - 1 - i, bottom row first; PE(i, j) holds its start value at the end of T - 1 + j.
     assert reads("9.5", "start word read") == [(8, [1, 49, 64]), (9, [0, 22, 28])]
@@ -601,8 +601,9 @@ def test_9_11_diagonal_tiles():
     assert (counts["register.skew"], counts["read.weight"]) == (2 + 4 + 2, 4)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 7])  # fewer products than rows, and more
 @pytest.mark.parametrize("folds", [1, 3])
-def test_serial_folds_span_what_scale_sim_counts(folds):
+def test_serial_folds_span_what_scale_sim_counts(folds, depth):
     rows, columns, words = 4, 3, 5
     ws = Compute(
         act_base=0,
@@ -619,7 +620,6 @@ def test_serial_folds_span_what_scale_sim_counts(folds):
     times = compute_times(ws, ArrayShape(rows, columns), None, 0)
     # A fold: R + (M + R + C - 2) = 4 + 5 + 4 + 3 - 2 = 14.
     assert times.span_last - times.span_first + 1 == folds * 14
-    depth = 7
     os = Compute(
         act_base=0,
         weight_base=0,
@@ -634,5 +634,5 @@ def test_serial_folds_span_what_scale_sim_counts(folds):
         output_stationary=1,
     )
     times = compute_times(os, ArrayShape(rows, columns), None, 0)
-    # A fold: K + R + C - 2 = 7 + 4 + 3 - 2 = 12.
-    assert times.span_last - times.span_first + 1 == folds * 12
+    # A fold: K + R + C - 2, here K + 5.
+    assert times.span_last - times.span_first + 1 == folds * (depth + 5)

@@ -548,12 +548,12 @@ def test_os_start_values_are_preloaded_r_cycles_ahead():
     assert (grid.accumulators[:4] == np.concatenate((2 * y, y + case.bias))).all()
 
 
-@pytest.mark.parametrize("start, issue", [(0, 5), (2, 3)])
+@pytest.mark.parametrize("start, issue", [(0, 4), (2, 2)])
 def test_a_preload_hides_behind_the_last_wave_of_a_serial_os_tile(start, issue):
     x, w = small(2, 1, 3)
     case = chain(gemm(x, w, 2, output_stationary=1), {"serial": 1}, {"start": start})
-    # T = 0, D = R = 2; the last wave is at PE(1, 2) in 1 + 1 + 2 = 4, so T' = 5. Start values are read from
-    # T' - R = 3 on, the port being free from T + Q * R = 2 on.
+    # T = 0, one product; it passes PE(1, 2) in 0 + 1 + 2 = 3, so T' = 4, although D = R = 2. Start values are read
+    # from T' - R = 2 on, the port being free from T + Q * R = 2 on.
     assert case.run().issue == [0, issue]
     check_times_and_counts(case, case.run(), "serial")
 

@@ -22,7 +22,7 @@ from accelsim.cli import main
 from accelsim.compiler import compile_graph
 from accelsim.config import load_hardware, preset_names
 from accelsim.errors import InputError
-from accelsim.isa import Compute, Post, Start, Unit
+from accelsim.isa import Compute, Post, Program, Start, Store, Unit
 from accelsim.machine import Accelerator
 from accelsim.numerics import Requantization, Rounding, Scheme
 from accelsim.pipeline import save_compiled
@@ -81,6 +81,47 @@ def test_a_dram_that_delays_at_random_changes_cycles_and_never_a_bit():
         assert result.rtl.cycles > result.model.cycles
         cycles.add(result.rtl.cycles)
     assert len(cycles) == 3
+
+
+# --- tiles of larger networks -----------------------------------------------------------------------------------------
+
+
+def narrow_network(name: str, flow: str) -> Program:
+    """A network of 224 x 224 images, its channels fewer and its image smaller, its layers the same.
+
+    A strided 7x7 convolution with padding, an overlapping padded max pool, residual sums and projections; depthwise
+    convolutions of both strides, ReLU6 and linear bottlenecks. On 4 KiB most tensors stream through DRAM in bands.
+    """
+    import torch
+    from accelsim.workloads import imagenet_models
+
+    import accelsim
+
+    torch.manual_seed(3)
+    module = getattr(imagenet_models, name)(width=8, classes=10).eval()
+    images = np.random.default_rng(3).uniform(0, 1, (2, 3, 48, 48)).astype(np.float32)
+    captured = accelsim.capture(module, torch.from_numpy(images))
+    graph = accelsim.quantize(captured, images, accelsim.load_quantization("int8"))
+    hardware = load_hardware("rtl_8x8", [f"array.dataflow={flow}"])
+    return compile_graph(graph, hardware).with_input(accelsim.quantize_input(graph, images[:1]))
+
+
+@pytest.mark.parametrize("flow", ["ws", "os"])
+@pytest.mark.parametrize("name", ["ResNet18", "MobileNetV2"])
+def test_narrow_networks_are_equal_in_every_bit_and_cycle(name, flow):
+    pytest.importorskip("torch")
+    need("verilator")
+    program = narrow_network(name, flow)
+    computes = [i for i in program.instructions if isinstance(i, Compute)]
+    posts = [i for i in program.instructions if isinstance(i, Post)]
+    assert any(i.stride_y == 2 for i in computes)
+    assert any(i.y_first < 0 and i.x_first < 0 for i in computes)
+    assert any(i.residual_on for i in posts)
+    assert any(i.diagonal for i in computes) == (name == "MobileNetV2")
+    assert any(i.window == 9 and i.y_first < 0 for i in posts) == (name == "ResNet18")
+    assert sum(type(i) is Store for i in program.instructions) > 10
+    result = cosimulate(program, "verilator", built=build(rtl_8x8(), "verilator"))
+    assert result.difference is None, str(result.difference)
 
 
 # --- random programs --------------------------------------------------------------------------------------------------

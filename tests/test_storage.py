@@ -191,8 +191,8 @@ def test_deep_nesting_is_refused(tmp_path, saved, depth, bracket):
         (("requantization", "multiplier_bits"), 33, "multiplier_bits = 33 is outside 8..32"),
         (("nodes",), {"a": 1}, "nodes = {'a': 1} is not of type list"),
         (("nodes", 1), 5, "'int' object is not subscriptable"),
-        (("nodes", 1, "op"), "conv9d", "op = 'conv9d' is not one of input, conv2d, linear, max_pool2d, avg_pool2d, "
-                                       "add, clip, table, quantize, dequantize"),
+        (("nodes", 1, "op"), "conv9d", "op = 'conv9d' is not one of input, conv2d, linear, matmul, max_pool2d, "
+                                       "avg_pool2d, add, clip, table, quantize, dequantize"),
         (("nodes", 1, "op"), ["conv2d"], "op = ['conv2d'] is not of type str"),
         (("nodes", 1, "inputs"), "input", "inputs = 'input' is not of type list"),
         (("nodes", 1, "shape"), [5, 5], "shape = [5, 5] does not hold 3 integers"),

@@ -28,11 +28,13 @@ from accelsim.errors import InputError
 torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from accelsim.workloads import models, train  # noqa: E402  # they import torch
+from accelsim.workloads import models, seeded, train  # noqa: E402  # they import torch
 
 COLOUR = ("cifar_cnn", "cifar_mobilenet", "cifar_resnet")
 GREY = ("lenet5", "lenet5_bias", "lenet5_digits", "mlp", "mlp_digits")
-NAMES = COLOUR + GREY
+SEEDED = ("mobilenet_v2", "resnet18", "transformer_block", "vgg11")
+TRAINED = COLOUR + GREY
+NAMES = TRAINED + SEEDED
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +167,7 @@ def test_submodules_are_in_the_order_they_run(name, expected):
     assert " ".join(name for name, _ in workloads.load(name).module.named_children()) == expected
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_loaded_workload_is_ready_to_be_captured(name):
     before = torch.random.get_rng_state()
     workload = workloads.load(name)
@@ -278,7 +280,7 @@ def own(tmp_path, monkeypatch) -> Path:
 def test_own_training_run_is_found_by_name_and_runs(own, tmp_path, capsys):
     assert train.main(["lenet5", "--dataset", "digits", "--name", "mine", "--epochs", "1"]) == 0
     assert sorted(os.listdir(own)) == ["mine.safetensors", "mine.toml"]
-    assert workloads.names() == (*COLOUR, *GREY[:3], "mine", *GREY[3:])
+    assert workloads.names() == (*COLOUR, *GREY[:3], "mine", *GREY[3:], *SEEDED)
     info = workloads.describe("mine")
     assert info.summary == "LeNet-5 with ReLU and max pooling, no biases, the embedded digits enlarged to 32x32"
     assert (info.dataset, info.trained_on, info.input_size) == ("digits", "digits", 32)
@@ -378,7 +380,9 @@ def test_damaged_card_is_refused_in_one_line(shipped, old, new, message):
         (
             'class = "LeNet5"',
             'class = "LeNet6"',
-            "class = 'LeNet6' is not known; use one of LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet; "
+            "class = 'LeNet6' is not known; use one of LeNet5, MLP, CifarCnn, CifarResNet, "
+            "CifarMobileNet, ResNet18, MobileNetV2, VGG11, "
+            "TransformerBlock; "
             "did you mean 'LeNet5'?",
         ),
         (
@@ -539,7 +543,8 @@ def test_digits_at_size_28_are_3x3_blocks_framed_by_two_zeros():
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
 @pytest.mark.parametrize("size", [0, 8, 30])
 def test_size_that_is_not_made_is_refused(dataset, size):
-    with refused(f"size = {size} is not a size of {dataset}'s images; use 28 or 32"):
+    made = "28, 32, 64 or 224" if dataset == "digits" else "28 or 32"
+    with refused(f"size = {size} is not a size of {dataset}'s images; use {made}"):
         data.load_dataset(dataset, None, "test", size=size)
 
 
@@ -1054,7 +1059,7 @@ def test_train_refuses_bad_arguments_in_one_line(arguments, message, capsys):
 
 
 def test_recipes_are_the_shipped_workloads():
-    assert sorted(train.RECIPES) == list(workloads.names())
+    assert sorted((*train.RECIPES, *seeded.RECIPES)) == list(workloads.names())
     for name, recipe in train.RECIPES.items():
         card = cards.read_card(cards.WEIGHTS_FOLDER / f"{name}.toml")
         assert (card.summary, card.dataset, card.model) == (recipe.summary, recipe.dataset, recipe.model)

@@ -1,7 +1,8 @@
-"""Networks with trained weights, and the labelled images they are run on.
+"""Networks with trained or seeded weights, and the labelled images they are run on.
 
 >>> names()
-('cifar_cnn', 'cifar_mobilenet', 'cifar_resnet', 'lenet5', 'lenet5_bias', 'lenet5_digits', 'mlp', 'mlp_digits')
+('cifar_cnn', 'cifar_mobilenet', 'cifar_resnet', 'lenet5', 'lenet5_bias', 'lenet5_digits', 'mlp', 'mlp_digits', \
+'mobilenet_v2', 'resnet18', 'transformer_block', 'vgg11')
 >>> describe("lenet5").parameters
 61470
 
@@ -15,7 +16,7 @@ and wherever a workload is named::
 
 `names` and `describe` read the cards beside the weights and need the standard library only; `calibration`
 needs NumPy; `load` needs torch. Data sets are in `data`, network definitions in `models`, training in
-`train`.
+`train`, networks with weights from a seed in `seeded`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from accelsim.errors import InputError, did_you_mean
 
-from .cards import WEIGHTS_FOLDER, Card, read_card
+from .cards import WEIGHTS_FOLDER, AnyCard, SeededCard, read_card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,19 +49,22 @@ class WorkloadInfo:
         name: What to call it on the command line.
         summary: One line.
         dataset: The data set whose images it takes, see `data.DATASETS`.
-        float_accuracy: Share, 0..1, of the full test split that the float32 network classifies correctly.
-        trained_on: The data set its weights were trained on.
+        float_accuracy: Share, 0..1, of the full test split that the float32 network classifies correctly; None for
+            seeded weights.
+        trained_on: The data set its weights were trained on; None for seeded weights.
         input_size: Height and width of the images it takes, the `size` of `data.load_dataset`.
         parameters: Number of weights and biases.
+        calibration_images: Images that its ranges are taken from where the user names no others.
     """
 
     name: str
     summary: str
     dataset: str
-    float_accuracy: float
-    trained_on: str
+    float_accuracy: float | None
+    trained_on: str | None
     input_size: int
     parameters: int
+    calibration_images: int
 
 
 @dataclass(frozen=True, eq=False)  # tensors do not compare to one truth value
@@ -69,7 +73,7 @@ class Workload:
 
     Attributes:
         info: Its card.
-        module: In eval mode, with the trained weights, float32, on the CPU.
+        module: In eval mode, with its weights, float32, on the CPU.
         example: float32 (1, channels, input_size, input_size), 0..1: the first test image of the embedded digits, the
             same in all channels, whatever the network was trained on, so that it is there without any data folder. One
             input, for shapes; not for calibration.
@@ -107,7 +111,7 @@ def describe(name: str, folder: Path | None = None) -> WorkloadInfo:
 
 
 def load(name: str, folder: Path | None = None) -> Workload:
-    """Return a workload's network with its trained weights.
+    """Return a workload's network with its weights.
 
     Args:
         name, folder: As for `describe`.
@@ -121,22 +125,24 @@ def load(name: str, folder: Path | None = None) -> Workload:
         raise InputError(f"workload {name!r}: loading a network needs torch; pip install 'accelsim[torch]'") from None
     from .data import CHANNELS, load_dataset
     from .models import load_trained
+    from .seeded import load_seeded
 
     path = _find(name, folder)
     card = read_card(path)
-    module = load_trained(card, path.with_suffix(".safetensors"))
-    digit = torch.from_numpy(load_dataset("digits", None, "test", limit=1, size=card.input_size).images)
-    example = digit.repeat(1, CHANNELS[card.dataset], 1, 1)
-    return Workload(_info(card), module, example, card.dataset)
+    weights = path.with_suffix(".safetensors")
+    module = load_seeded(card, weights) if isinstance(card, SeededCard) else load_trained(card, weights)
+    channels = CHANNELS[card.dataset]
+    digit = load_dataset("digits", None, "test", limit=1, size=card.input_size, channels=channels)
+    return Workload(_info(card), module, torch.from_numpy(digit.images), card.dataset)
 
 
-def calibration(name: str, folder: Path | None, count: int = 1024) -> npt.NDArray[np.float32]:
+def calibration(name: str, folder: Path | None, count: int | None = None) -> npt.NDArray[np.float32]:
     """Return the first `count` training images of a workload's data set, in the size that it takes.
 
     Args:
         name: One of ``names()``.
         folder: Of the data set, as for `data.load_dataset`; not used for the digits, which are embedded.
-        count: 1 to as many as the train split has.
+        count: 1 to as many as the train split has; None for the workload's ``calibration_images``.
     Returns:
         float32 (count, channels, input_size, input_size), 0..1.
     Raises:
@@ -145,6 +151,7 @@ def calibration(name: str, folder: Path | None, count: int = 1024) -> npt.NDArra
     from .data import load_dataset
 
     info = describe(name)
+    count = info.calibration_images if count is None else count
     return load_dataset(info.dataset, folder, "train", limit=count, size=info.input_size).images
 
 
@@ -176,13 +183,18 @@ def _find(name: str, folder: Path | None) -> Path:
     return cards[0]
 
 
-def _info(card: Card) -> WorkloadInfo:
+TRAINED_CALIBRATION_IMAGES = 1024
+"""Images that ranges of a trained network are taken from."""
+
+
+def _info(card: AnyCard) -> WorkloadInfo:
     return WorkloadInfo(
         name=card.name,
         summary=card.summary,
         dataset=card.dataset,
-        float_accuracy=card.accuracy,
-        trained_on=card.trained_on,
+        float_accuracy=None if isinstance(card, SeededCard) else card.accuracy,
+        trained_on=None if isinstance(card, SeededCard) else card.trained_on,
         input_size=card.input_size,
         parameters=card.parameters,
+        calibration_images=card.calibration_images if isinstance(card, SeededCard) else TRAINED_CALIBRATION_IMAGES,
     )

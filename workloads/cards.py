@@ -65,9 +65,65 @@ class Card:
         return self.correct / self.tested
 
 
-def write_card(card: Card) -> str:
-    """Return the card as TOML; `read_card` reads it back to an equal `Card`."""
-    arguments = ", ".join(f"{key} = {_toml(value)}" for key, value in card.arguments.items())
+@dataclass(frozen=True)
+class SeededCard:
+    """What is known about a network that nobody trained: its accuracy means nothing, its bits and cycles do.
+
+    Attributes:
+        name, summary, dataset, input_size, parameters, model, arguments: As of a `Card`.
+        calibration_images: Images that ranges are taken from where the user names no others.
+        seed: Of the weights, see `seeded.draw`.
+        drawn_sha256: Of the drawn weights.
+        command: The command line that wrote card and statistics, from the top of the repository.
+        torch: The torch version that took the batch norms' statistics; another one may round differently.
+        sha256: Of the file that holds these statistics.
+    """
+
+    name: str
+    summary: str
+    dataset: str
+    input_size: int
+    parameters: int
+    model: str
+    arguments: Mapping[str, bool | int]
+    calibration_images: int
+    seed: int
+    drawn_sha256: str
+    command: str
+    torch: str
+    sha256: str
+
+
+AnyCard = Card | SeededCard
+
+
+def write_card(card: AnyCard) -> str:
+    """Return the card as TOML; `read_card` reads it back to an equal one."""
+    pairs = ", ".join(f"{key} = {_toml(value)}" for key, value in card.arguments.items())
+    arguments = f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(card, SeededCard):
+        return f"""\
+# Written by accelsim.workloads.seeded beside {card.name}.safetensors, the batch norms' statistics.
+name = {_toml(card.name)}
+summary = {_toml(card.summary)}
+dataset = {_toml(card.dataset)}
+input_size = {card.input_size}
+parameters = {card.parameters}
+calibration_images = {card.calibration_images}
+
+[model]
+class = {_toml(card.model)}
+arguments = {arguments}
+
+[seeded]  # nobody trained these weights: what they classify means nothing
+command = {_toml(card.command)}
+seed = {card.seed}
+torch = {_toml(card.torch)}
+drawn_sha256 = {_toml(card.drawn_sha256)}
+
+[weights]
+sha256 = {_toml(card.sha256)}
+"""
     cpu = "" if card.cpu_minutes is None else f"cpu_minutes = {card.cpu_minutes}\n"
     return f"""\
 # Written by accelsim.workloads.train beside {card.name}.safetensors, which it describes.
@@ -80,7 +136,7 @@ parameters = {card.parameters}
 
 [model]
 class = {_toml(card.model)}
-arguments = {{ {arguments} }}
+arguments = {arguments}
 
 [accuracy]  # of the float32 network on the full test split: correct / images
 float = {card.accuracy}
@@ -98,8 +154,8 @@ sha256 = {_toml(card.sha256)}
 """
 
 
-def read_card(path: Path) -> Card:
-    """Read a card.
+def read_card(path: Path) -> AnyCard:
+    """Read a card; a table [seeded] in it makes it a `SeededCard`.
 
     Raises:
         InputError: Unreadable, not TOML, a key missing, unknown, of the wrong type or out of range.
@@ -110,6 +166,8 @@ def read_card(path: Path) -> Card:
         raise InputError(f"{path}: not valid TOML ({error}); train again, which writes it") from None
     root = _Table(path, "", top)
     model = _Table(path, "model", root.take("model", dict))
+    if "seeded" in top:
+        return _seeded_card(path, root, model)
     accuracy = _Table(path, "accuracy", root.take("accuracy", dict))
     training = _Table(path, "training", root.take("training", dict))
     weights = _Table(path, "weights", root.take("weights", dict))
@@ -134,14 +192,48 @@ def read_card(path: Path) -> Card:
     stated = accuracy.take("float", float)
     for table in (root, model, accuracy, training, weights):
         table.nothing_left()
-    if card.name != path.stem:
-        raise InputError(f"{path}: name = {card.name!r} is not the file's name; use {path.stem!r}")
+    _check_name(path, card)
     if not 0 <= card.correct <= card.tested or card.tested < 1 or stated != card.accuracy:
         raise InputError(
             f"{path} [accuracy]: float = {stated} is not correct / images = {card.correct} / {card.tested}; "
             "train again, which writes the card"
         )
     return card
+
+
+def _seeded_card(path: Path, root: _Table, model: _Table) -> SeededCard:
+    seeded = _Table(path, "seeded", root.take("seeded", dict))
+    weights = _Table(path, "weights", root.take("weights", dict))
+    card = SeededCard(
+        name=root.take("name", str),
+        summary=root.take("summary", str),
+        dataset=root.take("dataset", str),
+        input_size=root.take("input_size", int),
+        parameters=root.take("parameters", int),
+        model=model.take("class", str),
+        arguments=model.take("arguments", dict),
+        calibration_images=root.take("calibration_images", int),
+        seed=seeded.take("seed", int),
+        drawn_sha256=seeded.take("drawn_sha256", str),
+        command=seeded.take("command", str),
+        torch=seeded.take("torch", str),
+        sha256=weights.take("sha256", str),
+    )
+    for table in (root, model, seeded, weights):
+        table.nothing_left()
+    _check_name(path, card)
+    for where, key, value, least in (
+        (root, "calibration_images", card.calibration_images, 1),
+        (seeded, "seed", card.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{where.place}: {key} = {value} must be at least {least}")
+    return card
+
+
+def _check_name(path: Path, card: AnyCard) -> None:
+    if card.name != path.stem:
+        raise InputError(f"{path}: name = {card.name!r} is not the file's name; use {path.stem!r}")
 
 
 class _Table:

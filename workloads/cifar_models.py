@@ -149,30 +149,35 @@ def _stage(channels_in: int, channels: int) -> nn.Sequential:
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise convolution, 1x1 projection, each with batch norm; ReLU after the first two.
+    """1x1 expansion, 3x3 depthwise convolution, 1x1 projection, each with batch norm; an activation after the first
+    two.
 
-    The input is added to the output where both have one shape. ReLU stands where the paper has ReLU6: a clip at 6
-    would forbid to scale channels against each other, which cross-layer equalisation does (Nagel et al., ICCV 2019).
+    The input is added to the output where both have one shape. In `CifarMobileNet` ReLU stands where the paper has
+    ReLU6: a clip at 6 would forbid to scale channels against each other, which cross-layer equalisation does (Nagel et
+    al., ICCV 2019).
     Source: Sandler et al., "MobileNetV2: Inverted residuals and linear bottlenecks", CVPR 2018, section 3.
 
     Args:
         channels_in, channels: Of the input and of the output.
         expansion: Hidden channels per input channel; with 1 there is no expansion layer.
         stride: Of the depthwise convolution.
+        activation: What stands after the expansion and after the depthwise convolution.
     """
 
-    def __init__(self, channels_in: int, channels: int, expansion: int, stride: int) -> None:
+    def __init__(
+        self, channels_in: int, channels: int, expansion: int, stride: int, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
         hidden = channels_in * expansion
         self.expand = nn.Sequential()
         if expansion != 1:
             self.expand = nn.Sequential(
-                nn.Conv2d(channels_in, hidden, kernel_size=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()
+                nn.Conv2d(channels_in, hidden, kernel_size=1, bias=False), nn.BatchNorm2d(hidden), activation()
             )
         self.depthwise = nn.Sequential(
             nn.Conv2d(hidden, hidden, kernel_size=3, stride=stride, padding=1, groups=hidden, bias=False),
             nn.BatchNorm2d(hidden),
-            nn.ReLU(),
+            activation(),
         )
         self.project = nn.Sequential(nn.Conv2d(hidden, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels))
         self.adds_input = stride == 1 and channels_in == channels

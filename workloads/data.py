@@ -1,15 +1,15 @@
 """Labelled images, as the networks in this package were trained to see them. NumPy only, no torch.
 
-===================== ====== ====== ============= ========================== =============================
-name                  train  test   original      at size 32                 at size 28
-===================== ====== ====== ============= ========================== =============================
-``mnist``             60,000 10,000 28x28, 0..255 pixel/255, framed by two 0 pixel/255
-``fashion-mnist``     60,000 10,000 28x28, 0..255 the same                   the same
-``digits`` (embedded) 1,438  359    8x8, 0..16    pixel/16, repeated 4x4     pixel/16, repeated 3x3,
-                                                                             framed by two 0
-``cifar10``           50,000 10,000 32x32 RGB,    pixel/255                  not made
-                                    0..255
-===================== ====== ====== ============= ========================== =============================
+===================== ====== ====== ============= ========================== ====================== =============
+name                  train  test   original      at size 32                 at size 28             at 64 and 224
+===================== ====== ====== ============= ========================== ====================== =============
+``mnist``             60,000 10,000 28x28, 0..255 pixel/255, framed by two 0 pixel/255              not made
+``fashion-mnist``     60,000 10,000 28x28, 0..255 the same                   the same               not made
+``digits`` (embedded) 1,438  359    8x8, 0..16    pixel/16, repeated 4x4     pixel/16, repeated 3x3 repeated 8x8
+                                                                             framed by two 0        and 28x28
+``cifar10``           50,000 10,000 32x32 RGB,    pixel/255                  not made               bilinear, see
+                                    0..255                                                          `scaled_up`
+===================== ====== ====== ============= ========================== ====================== =============
 
 All become float32 (N, channels, size, size) in 0..1, where a frame of two zeros adds two rows or columns on each side;
 there is one channel, and three, red, green and blue, for CIFAR-10.
@@ -25,6 +25,7 @@ Nothing is downloaded unless asked: ``python -m accelsim.workloads.data mnist`` 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import hashlib
 import http.client
@@ -183,8 +184,15 @@ DATASETS: tuple[str, ...] = (*_IDX_FILES, "digits", "cifar10")
 CHANNELS: Mapping[str, int] = {dataset: 3 if dataset == "cifar10" else 1 for dataset in DATASETS}
 """Of the images of each data set: grey, or red, green and blue."""
 
-SIZES: tuple[int, ...] = (28, 32)
-"""The heights (and equal widths) of the images that `load_dataset` makes."""
+SIZES: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(_IDX_FILES, (28, 32)),
+    "digits": (28, 32, 64, 224),
+    "cifar10": (32, 64, 224),
+}
+"""The heights (and equal widths) of the images that `load_dataset` makes of each data set."""
+
+MOST_BYTES = 1 << 30
+"""Images scaled up beyond this are refused: a whole split at 224x224 takes tens of gigabytes."""
 
 
 def load_dataset(
@@ -194,6 +202,7 @@ def load_dataset(
     limit: int | None = None,
     *,
     size: int = 32,
+    channels: int | None = None,
     download: bool = False,
 ) -> Dataset:
     """Read one split of a data set, preprocessed as its networks were trained on it.
@@ -205,8 +214,8 @@ def load_dataset(
             ``~/.cache/accelsim/<dataset>``. Not used for ``digits``, which is embedded.
         split: ``train`` or ``test``.
         limit: Only the first `limit` images, 1 to as many as the split has; None for all.
-        size: One of `SIZES`: height and width of the images, which a workload's card calls ``input_size``; for
-            ``cifar10`` 32.
+        size: One of `SIZES`: height and width of the images, which a workload's card calls ``input_size``.
+        channels: 3 repeats grey images as red, green and blue; None leaves the data set's own.
         download: Fetch the files if they are absent (see `fetch`). False never touches the network.
     Raises:
         InputError: An unknown name, split or size, a limit out of range, a file that is absent, unreadable, damaged
@@ -215,8 +224,14 @@ def load_dataset(
     _check_name(dataset)
     if split not in ("train", "test"):
         raise InputError(f"split = {split!r} is not a split of {dataset}; use 'train' or 'test'")
-    if size not in SIZES:
-        raise InputError(f"size = {size} is not a size of {dataset}'s images; use {' or '.join(map(str, SIZES))}")
+    if size not in SIZES[dataset]:
+        *others, last = map(str, SIZES[dataset])
+        raise InputError(f"size = {size} is not a size of {dataset}'s images; use {', '.join(others)} or {last}")
+    if channels not in (None, CHANNELS[dataset]):
+        if (channels, CHANNELS[dataset]) != (3, 1):
+            raise InputError(f"channels = {channels} cannot be made of {dataset}'s {CHANNELS[dataset]}; leave them out")
+        grey = load_dataset(dataset, folder, split, limit, size=size, download=download)
+        return dataclasses.replace(grey, images=grey.images.repeat(3, axis=1))
     if dataset == "digits":
         return _load_digits(split, limit, size)
     if dataset == "cifar10":
@@ -249,7 +264,7 @@ def _load_digits(split: Split, limit: int | None, size: int) -> Dataset:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         counts, labels, test_rows = arrays["images"], arrays["labels"], arrays["test_rows"]
     in_split = np.isin(np.arange(len(labels)), test_rows, invert=split == "train")
-    count = _count("digits", split, limit, available=int(in_split.sum()))
+    count = _count("digits", split, limit, available=int(in_split.sum()), bytes_each=4 * size**2)
     rows = np.flatnonzero(in_split)[:count]
     small = counts[rows].astype(np.float32) / np.float32(16)
     enlarged = small.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
@@ -257,19 +272,18 @@ def _load_digits(split: Split, limit: int | None, size: int) -> Dataset:
 
 
 def _load_cifar10(folder: Path | None, split: Split, limit: int | None, size: int, download: bool) -> Dataset:
-    if size != 32:
-        raise InputError(f"size = {size} is not a size of cifar10's images; use 32")
     if download and not any(cifar10.whole(place) for place in _places("cifar10", folder)[0]):
         fetch("cifar10", folder)
     source = find_folder("cifar10", folder)
     pixels, labels = cifar10.read(
         source,
         split,
-        lambda available: _count("cifar10", split, limit, available=available),
+        lambda available: _count("cifar10", split, limit, available=available, bytes_each=12 * size**2),
         f"fetch the files again: {_fetch_command('cifar10', source)}",
     )
     images = pixels.astype(np.float32)
     images /= np.float32(255)
+    images = scaled_up(images, size)
     return Dataset(images, labels.astype(np.int64), "cifar10", split, source)
 
 
@@ -277,6 +291,31 @@ def _framed(pixels: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float3
     """Return (N, side, side) as (N, 1, size, size), the same number of zeros on all four sides."""
     frame = (size - pixels.shape[1]) // 2
     return np.pad(pixels, ((0, 0), (frame, frame), (frame, frame)))[:, np.newaxis]
+
+
+def scaled_up(images: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """Enlarge images bilinearly between the centres of their pixels, as `torch.nn.functional.interpolate` does.
+
+    Pixel i of the result lies at x = (i + 1/2) * old / size - 1/2 of the original, at least 0, and is
+    (1 - f) * pixel[floor(x)] + f * pixel[floor(x) + 1], f being x - floor(x), in float32, rows first; beyond the last
+    pixel, that pixel. Elementwise, so the same bits on every machine.
+
+    Args:
+        images: (N, C, old, old).
+        size: At least `old`.
+
+    >>> scaled_up(np.array([[[[0, 1], [2, 3]]]], dtype=np.float32), 4)[0, 0, :2].tolist()
+    [[0.0, 0.25, 0.75, 1.0], [0.5, 0.75, 1.25, 1.5]]
+    """
+    old = images.shape[-1]
+    if size == old:
+        return images
+    place = np.maximum((np.arange(size) + 0.5) * old / size - 0.5, 0.0)
+    before = place.astype(np.int64)
+    after = np.minimum(before + 1, old - 1)
+    share = (place - before).astype(np.float32)
+    rows = images[:, :, before] * (1 - share)[:, None] + images[:, :, after] * share[:, None]
+    return rows[..., before] * (1 - share) + rows[..., after] * share
 
 
 def find_folder(dataset: str, folder: Path | None = None) -> Path:
@@ -344,7 +383,13 @@ def _check_name(dataset: str) -> None:
         )
 
 
-def _count(dataset: str, split: Split, limit: int | None, *, available: int) -> int:
+def _count(dataset: str, split: Split, limit: int | None, *, available: int, bytes_each: int = 0) -> int:
+    count = available if limit is None else limit
+    if count * bytes_each > MOST_BYTES and bytes_each > 12 * 32**2:
+        raise InputError(
+            f"{dataset} {split}: {count} images scaled up take {count * bytes_each / 1e9:.1f} GB; "
+            f"use at most {MOST_BYTES // bytes_each}"
+        )
     if limit is None:
         return available
     if not 1 <= limit <= available:

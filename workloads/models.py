@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import read_bytes
 
-from .cards import Card
+from .cards import AnyCard, Card
 from .cifar_models import CifarCnn, CifarMobileNet, CifarResNet
 from .data import CHANNELS
+from .imagenet_models import VGG11, MobileNetV2, ResNet18
 from .network import Network
+from .transformer_models import TransformerBlock
 
 
 class LeNet5(Network):
@@ -114,7 +116,8 @@ class MLP(Network):
 
 
 MODELS: Mapping[str, type[Network]] = {
-    model.__name__: model for model in (LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet)
+    model.__name__: model
+    for model in (LeNet5, MLP, CifarCnn, CifarResNet, CifarMobileNet, ResNet18, MobileNetV2, VGG11, TransformerBlock)
 }
 """The classes a card may name as ``[model] class``; their keyword arguments are its ``arguments``."""
 
@@ -131,6 +134,30 @@ def load_trained(card: Card, path: Path) -> nn.Module:
             tensor is missing, too many, of the wrong shape or type, or holds NaN or an infinity; the card's
             model is not known or takes images of another size.
     """
+    tensors = _tensors(card, path)
+    # The initial weights are drawn only to be replaced; the caller's random numbers stay as they were.
+    with torch.random.fork_rng(devices=[]):
+        module = build(card, path.with_suffix(".toml"))
+    _fill(card, path, module, tensors, {key for key in module.state_dict() if not key.endswith(NOT_KEPT)})
+    return module.eval()
+
+
+def load_statistics(card: AnyCard, path: Path, module: nn.Module) -> None:
+    """Copy the batch norms' statistics in `path` into a network.
+
+    Raises:
+        InputError: As for `load_trained`.
+    """
+    _fill(card, path, module, _tensors(card, path), statistics_names(module))
+
+
+def statistics_names(module: nn.Module) -> set[str]:
+    """Names, in a network's state, of the batch norms' running means and variances."""
+    return {key for key in module.state_dict() if key.endswith(("running_mean", "running_var"))}
+
+
+def _tensors(card: AnyCard, path: Path) -> dict[str, Tensor]:
+    """The contents of the file that the card was written for."""
     content = read_bytes(path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != card.sha256:
@@ -139,14 +166,15 @@ def load_trained(card: Card, path: Path) -> nn.Module:
             "install accelsim again, or train it again"
         )
     try:
-        tensors = safetensors.torch.load(content)
+        return safetensors.torch.load(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a type of elements that torch does not have
         raise InputError(f"{path}: not a safetensors file ({error}); train it again") from error
-    # The initial weights are drawn only to be replaced; the caller's random numbers stay as they were.
-    with torch.random.fork_rng(devices=[]):
-        module = _build(card, path.with_suffix(".toml"))
+
+
+def _fill(card: AnyCard, path: Path, module: nn.Module, tensors: Mapping[str, Tensor], names: set[str]) -> None:
+    """Copy exactly the tensors of these names into a network."""
     # Batch norm counts its batches for an average that no network here takes; the count is not kept with the weights.
-    expected = {key: tensor for key, tensor in module.state_dict().items() if not key.endswith(NOT_KEPT)}
+    expected = {key: tensor for key, tensor in module.state_dict().items() if key in names}
     for name in sorted(expected.keys() | tensors.keys()):
         where = f"{path}: tensor {name!r}"
         if name not in tensors:
@@ -160,10 +188,14 @@ def load_trained(card: Card, path: Path) -> nn.Module:
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{where} holds NaN or an infinity; weights must be finite, train it again")
     module.load_state_dict(tensors, strict=False)  # all names are compared above
-    return module.eval()
 
 
-def _build(card: Card, path: Path) -> Network:
+def build(card: AnyCard, path: Path) -> Network:
+    """Return the network of a card, whose file is `path`, with initial weights of no meaning.
+
+    Raises:
+        InputError: The card's model is not known, takes other arguments or images of another kind or size.
+    """
     if card.model not in MODELS:
         raise InputError(
             f"{path} [model]: class = {card.model!r} is not known; use one of {', '.join(MODELS)}"
@@ -185,5 +217,5 @@ def _build(card: Card, path: Path) -> Network:
         raise InputError(f"{path} [model]: arguments do not fit {card.model}: {error}") from error
 
 
-def _spelled(card: Card) -> str:
+def _spelled(card: AnyCard) -> str:
     return ", ".join(f"{key} = {str(value).lower()}" for key, value in card.arguments.items())

@@ -233,7 +233,7 @@ def train(recipe: Recipe, train_data: Dataset, test_data: Dataset, *, seed: int,
         InputError: The checkpoint is damaged or belongs to another recipe, seed or torch version; the
             training diverged.
     """
-    with _determinate():
+    with determinate():
         checkpoint = output / f"{recipe.name}.checkpoint.safetensors"
         run = _Run(recipe, seed)
         if checkpoint.exists():
@@ -413,7 +413,7 @@ def shifted(images: Tensor, max_shift: int, random: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _determinate() -> Iterator[None]:
+def determinate() -> Iterator[None]:
     """One thread and deterministic algorithms, inside; afterwards as before."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)

@@ -53,6 +53,16 @@ def _placements(tensors: list[Lifetime]) -> Iterator[tuple[dict[str, int], int]]
         yield {tensor.name: at for tensor, at in placed}, max(at + tensor.size for tensor, at in placed)
 
 
+def gap(taken: list[tuple[int, int]], capacity: int) -> tuple[int, int]:
+    """Address and size of the largest stretch of 0..capacity - 1 that none of the (address, size) takes."""
+    best, end = (0, 0), 0
+    for start, size in [*sorted(taken), (capacity, 0)]:
+        if start - end > best[1]:
+            best = end, start - end
+        end = max(end, start + size)
+    return best
+
+
 RING_BLOCKS = 64
 """Blocks in flight of one ring: two rings' tokens to one unit then always fit a counter of 255."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from accelsim.compiler.allocation import DramImage, Ring
+from accelsim.compiler.tiling import Rectangle
 from accelsim.config import RECORD_BYTES, TABLE_ENTRIES, Hardware
 from accelsim.ir import IntegerGraph, Table, TensorType
 from accelsim.isa import Instruction, Load, Memory, Piece, Store
@@ -84,17 +85,46 @@ class Emitter:
 
 
 class Place:
-    """Where a tensor of a group of images lies in the activation buffer, (image, y, x, channel) bytes."""
+    """Part of a tensor of a group of images in the activation buffer, (image, y, x, channel) bytes.
 
-    def __init__(self, base: int, tensor: TensorType):
+    Attributes:
+        base: address of the part's first byte.
+        tensor: the whole tensor's type.
+        part: the images, rows and columns that are there.
+        channel, channels: the first channel that is there, and how many are.
+    """
+
+    def __init__(
+        self,
+        base: int,
+        tensor: TensorType,
+        part: Rectangle | None = None,
+        channel: int = 0,
+        channels: int | None = None,
+    ):
         self.base = base
         self.tensor = tensor
+        self.part = Rectangle(0, 0, 0, tensor.height, 0, tensor.width) if part is None else part
+        self.channel = channel
+        self.channels = tensor.channels if channels is None else channels
 
     @property
     def row(self) -> int:
-        """Bytes of one row."""
-        return self.tensor.width * self.tensor.channels
+        """Bytes from one row to the next."""
+        return self.part.x_count * self.channels
+
+    @property
+    def image(self) -> int:
+        """Bytes from one image to the next."""
+        return self.part.y_count * self.row
 
     def at(self, image: int, y: int, x: int, channel: int) -> int:
-        """Address of a byte; positions outside the image give addresses that are masked."""
-        return self.base + image * self.tensor.size + y * self.row + x * self.tensor.channels + channel
+        """Address of a byte of the tensor; positions outside the image give addresses that are masked."""
+        return (
+            self.base
+            + (image - self.part.image) * self.image
+            + (y - self.part.y) * self.row
+            + (x - self.part.x) * self.channels
+            + channel
+            - self.channel
+        )

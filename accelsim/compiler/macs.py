@@ -1,17 +1,19 @@
 """Convolution and linear layers: COMPUTE for each block, rectangle and part of K, POST for each rectangle.
 
-Loop order: output-channel block, output rectangle, part of K. Weights of as many blocks as fit half the weight buffer
-come in one LOAD; where one block's do not fit, its parts are loaded anew for each rectangle.
+Within a band of results the loops are output-channel block, output rectangle, part of K. Weights of as many blocks as
+fit half the weight buffer come in one LOAD; where one block's do not fit, its parts are loaded anew for each rectangle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.emission import Emitter, Place
 from accelsim.compiler.lowering import Operation
 from accelsim.compiler.tiling import (
@@ -20,6 +22,7 @@ from accelsim.compiler.tiling import (
     Rectangle,
     Runs,
     blocks_of,
+    input_part,
     parts_of,
     rectangles,
     runs_of,
@@ -56,62 +59,111 @@ class Packed:
         return self.weights + sum(self.sizes[:block])
 
 
-class Job(NamedTuple):
-    """One layer for one group of images: what its emission needs at every step."""
+class Constants(NamedTuple):
+    """What a group of blocks needs beside its activations, loaded: buffer addresses.
 
-    emitter: Emitter
-    operation: Operation
-    mac: Mac
-    packed: Packed
-    source: Place
-    result: Place
-    images: int
-    first_image: int
+    Attributes:
+        weights: address of each block's weight rows; empty where parts of them come with each rectangle.
+        records, biases: index of channel 0's record, were it loaded, for POST and for COMPUTE (None: no biases).
+        table: slot of the activation table.
+    """
+
+    weights: dict[int, int]
+    records: int
+    biases: int | None
+    table: int
 
 
-def emit_mac(
-    emitter: Emitter, operation: Operation, source: Place, result: Place, images: int, first_image: int
-) -> None:
-    """Emit one layer for `images` images in the buffer, the first being image `first_image` of the batch.
+class MacLayer(CutLayer):
+    """One convolution or linear layer, cut to the machine's memories.
+
+    Attributes:
+        parts: of K; where there are several, each is loaded anew for each rectangle.
 
     Raises:
         InputError: the layer cannot be cut small enough for a buffer; it names buffer, need and remedy.
     """
-    mac = operation.head
-    assert isinstance(mac, Mac)
-    packed = _pack(emitter, mac)
-    job = Job(emitter, operation, mac, packed, source, result, images, first_image)
-    parts = _parts(job)
-    slot: int | None = None
-    for group in _groups(job, len(parts) == 1):
-        begin = packed.blocks[group[0]].first
-        count = packed.blocks[group[-1]].first + packed.blocks[group[-1]].lanes - begin
-        # In the order they are needed: COMPUTE's weights and biases, then what POST takes.
-        bases = _load_blocks(job, group) if len(parts) == 1 else {}
+
+    def __init__(self, emitter: Emitter, operation: Operation):
+        head = operation.head
+        assert isinstance(head, Mac)
+        super().__init__(emitter, operation)
+        self.mac = head
+        self.packed = _pack(emitter, head)
+        self.parts = _parts(self)
+        self.sliced = isinstance(head, Conv2d) and head.is_depthwise
+        self.blocks = len(self.packed.blocks)
+        self._slot: int | None = None
+
+    def groups(self, most: int) -> list[Group]:
+        """Consecutive blocks, at most so many, whose weights and records come together."""
+        return _groups(self, most)
+
+    def channels(self, group: Group) -> tuple[int, int]:
+        """First result channel of a group, and how many there are."""
+        first, last = self.packed.blocks[group[0]], self.packed.blocks[group[-1]]
+        return first.first, last.first + last.lanes - first.first
+
+    def needs(self, rectangle: Rectangle) -> tuple[Rectangle, ...]:
+        """The part of each operand that a rectangle of results needs."""
+        source = self.emitter.graph.by_name[self.mac.inputs[0]].output
+        return (input_part(self.mac, source, rectangle, self.operation.pool),)
+
+    def constant_bytes(self, group: Group) -> list[int]:
+        """Bytes of each LOAD of a group's constants."""
+        _, count = self.channels(group)
+        sizes = [count * RECORD_BYTES] * (1 if self.packed.biases is None else 2)
+        if len(self.parts) == 1:
+            sizes.append(sum(self.packed.sizes[index] for index in group))
+        return sizes
+
+    def load(self, group: Group) -> Constants:
+        """LOAD a group's constants in the order they are needed: COMPUTE's weights and biases, then what POST takes."""
+        emitter, packed, label = self.emitter, self.packed, self.operation.label
+        begin, count = self.channels(group)
+        weights = _load_blocks(self, group) if len(self.parts) == 1 else {}
         biases = None
         if packed.biases is not None:
-            biases = emitter.load_records(operation.label, packed.biases + begin * RECORD_BYTES, count) - begin
-        records = emitter.load_records(operation.label, packed.records + begin * RECORD_BYTES, count) - begin
-        if operation.table is not None and slot is None:
-            slot = emitter.load_table(operation.label, operation.table)
+            biases = emitter.load_records(label, packed.biases + begin * RECORD_BYTES, count) - begin
+        records = emitter.load_records(label, packed.records + begin * RECORD_BYTES, count) - begin
+        if self.operation.table is not None and self._slot is None:
+            self._slot = emitter.load_table(label, self.operation.table)
+        return Constants(weights, records, biases, self._slot or 0)
+
+    def rectangles(self, band: Rectangle) -> Iterator[Rectangle]:
+        """A band of results cut to half the accumulator memory."""
+        pool = self.operation.pool
+        window, stride = (pool.kernel, pool.stride) if pool else ((1, 1), (1, 1))
+        return rectangles(band, window, stride, self.emitter.half)
+
+    def emit(
+        self, group: Group, constants: Constants, band: Rectangle, sources: list[Place], result: Place, first_image: int
+    ) -> None:
+        """Emit a band of a group's channels; image 0 of the places is image `first_image` of the batch."""
+        emitter, packed = self.emitter, self.packed
         for index in group:
             block = packed.blocks[index]
-            for rectangle in _rectangles(job):
+            for rectangle in self.rectangles(band):
                 half = emitter.accumulator_half()
-                for number, part in enumerate(parts):
-                    weight_base = bases[index] if len(parts) == 1 else _load_part(job, index, part)
-                    start = Start.ACCUMULATE if number else Start.ZERO if biases is None else Start.BIAS
+                for number, part in enumerate(self.parts):
+                    weights = constants.weights[index] if len(self.parts) == 1 else _load_part(self, index, part)
+                    start = Start.ACCUMULATE if number else Start.ZERO if constants.biases is None else Start.BIAS
+                    param = (
+                        constants.biases + block.first if constants.biases is not None and start == Start.BIAS else 0
+                    )
                     emitter.instructions.append(
                         _compute(
-                            job, block, rectangle, part,
-                            weight_base=weight_base,
+                            self, block, rectangle, part, sources[0],
+                            weight_base=weights,
                             acc_base=half,
                             start=start,
-                            param=biases + block.first if biases is not None and start == Start.BIAS else 0,
-                            last=int(number == len(parts) - 1),
+                            param=param,
+                            last=int(number == len(self.parts) - 1),
                         )
                     )  # fmt: skip
-                _post(job, block, rectangle, half, records + block.first, slot or 0)
+                _post(
+                    self, block, rectangle, result, first_image, half, constants.records + block.first, constants.table
+                )
 
 
 def _pack(emitter: Emitter, mac: Mac) -> Packed:
@@ -143,14 +195,7 @@ def _weight_rows(mac: Mac, block: Block) -> Int64:
     return np.ascontiguousarray(chosen.reshape(block.lanes, -1).T)
 
 
-def _rectangles(job: Job) -> list[Rectangle]:
-    pool = job.operation.pool
-    tensor = job.result.tensor
-    window, stride = (pool.kernel, pool.stride) if pool else ((1, 1), (1, 1))
-    return list(rectangles(job.images, tensor.height, tensor.width, window, stride, job.emitter.half))
-
-
-def _parts(job: Job) -> list[Part]:
+def _parts(job: MacLayer) -> list[Part]:
     """Parts of K whose weights fit half the weight buffer, for the widest block."""
     packed, hardware = job.packed, job.emitter.hardware
     widest = max(packed.row_bytes)
@@ -167,7 +212,7 @@ def _parts(job: Job) -> list[Part]:
     return parts
 
 
-def _too_small(job: Job, buffer: str, need: int) -> InputError:
+def _too_small(job: MacLayer, buffer: str, need: int) -> InputError:
     have = getattr(job.emitter.hardware, buffer).memory_bytes
     return InputError(
         f"layer {job.mac.name} does not fit: two of its smallest weight tiles need {need} bytes of the {buffer} "
@@ -175,8 +220,9 @@ def _too_small(job: Job, buffer: str, need: int) -> InputError:
     )
 
 
-def _groups(job: Job, whole: bool) -> list[list[int]]:
+def _groups(job: MacLayer, blocks: int) -> list[Group]:
     """Consecutive blocks whose weights (where whole blocks are loaded) and records come in one LOAD each."""
+    whole = len(job.parts) == 1
     emitter, packed = job.emitter, job.packed
     room = emitter.hardware.weight.memory_bytes // 2
     most = emitter.most_records if packed.biases is None else emitter.most_records // 2
@@ -191,16 +237,16 @@ def _groups(job: Job, whole: bool) -> list[list[int]]:
                 f"use parameter.memory_bytes >= {need}"
             )
         fits = (not whole or size + packed.sizes[index] <= room) and lanes + block.lanes <= most
-        if not groups or not fits:
+        if not groups or not fits or len(groups[-1]) == blocks:
             groups.append([])
             size = lanes = 0
         groups[-1].append(index)
         size += packed.sizes[index]
         lanes += block.lanes
-    return groups
+    return [tuple(group) for group in groups]
 
 
-def _load_blocks(job: Job, group: list[int]) -> dict[int, int]:
+def _load_blocks(job: MacLayer, group: Group) -> dict[int, int]:
     """LOAD whole blocks; returns each one's address in the weight buffer."""
     packed = job.packed
     total = sum(packed.sizes[index] for index in group)
@@ -210,7 +256,7 @@ def _load_blocks(job: Job, group: list[int]) -> dict[int, int]:
     return {index: base + packed.address(index) - first for index in group}
 
 
-def _load_part(job: Job, index: int, part: Part) -> int:
+def _load_part(job: MacLayer, index: int, part: Part) -> int:
     """LOAD one part of one block; returns its address in the weight buffer."""
     packed = job.packed
     row = packed.row_bytes[index]
@@ -221,10 +267,11 @@ def _load_part(job: Job, index: int, part: Part) -> int:
 
 
 def _compute(
-    job: Job,
+    job: MacLayer,
     block: Block,
     rectangle: Rectangle,
     part: Part,
+    source: Place,
     *,
     weight_base: int,
     acc_base: int,
@@ -232,7 +279,8 @@ def _compute(
     param: int,
     last: int,
 ) -> Compute:
-    mac, tensor, hardware = job.mac, job.source.tensor, job.emitter.hardware
+    mac, hardware = job.mac, job.emitter.hardware
+    tensor = source.tensor
     y, y_count, x, x_count = source_extent(rectangle, job.operation.pool)
     depthwise = isinstance(mac, Conv2d) and mac.is_depthwise
     width = hardware.accumulator.width_bits if mac.accumulator_width_bits is None else mac.accumulator_width_bits
@@ -242,6 +290,7 @@ def _compute(
         "param": param,
         "last": last,
         "diagonal": int(depthwise),
+        "serial": int(hardware.array.serial_tiles),
         "output_stationary": int(hardware.array.dataflow == "os" and not depthwise),
         "act_unsigned": job.emitter.unsigned,
         "z_x": tensor.zero_point,
@@ -256,12 +305,12 @@ def _compute(
         "r_count": part.r_count,
         "s_count": part.s_count,
         "images": rectangle.images,
-        "image_step": tensor.size,
+        "image_step": source.image,
     }
     if not isinstance(mac, Conv2d):
         return Compute(
             **common,
-            act_base=job.source.at(rectangle.image, 0, 0, 0) + part.offset,
+            act_base=source.at(rectangle.image, 0, 0, 0) + part.offset,
             in_row_bytes=tensor.size,
             x_first=part.offset,
         )
@@ -273,35 +322,43 @@ def _compute(
     lane0 = block.source + part.offset
     return Compute(
         **common,
-        act_base=job.source.at(rectangle.image, first_row, first_column, lane0),
+        act_base=source.at(rectangle.image, first_row, first_column, lane0),
         x_count=x_count,
         y_count=y_count,
-        x_step=stride_x * tensor.channels,
-        y_step=stride_y * job.source.row,
-        s_step=dilation_x * tensor.channels,
-        r_step=dilation_y * job.source.row,
+        x_step=stride_x * source.channels,
+        y_step=stride_y * source.row,
+        s_step=dilation_x * source.channels,
+        r_step=dilation_y * source.row,
         stride_y=stride_y,
         dilation_y=dilation_y,
-        in_row_bytes=job.source.row,
-        in_height=tensor.height,
-        x_first=first_column * tensor.channels + lane0,
-        y_first=first_row,
+        in_row_bytes=source.row,
+        in_height=source.part.y_count,
+        x_first=(first_column - source.part.x) * source.channels + lane0 - source.channel,
+        y_first=first_row - source.part.y,
     )
 
 
-def _post(job: Job, block: Block, rectangle: Rectangle, acc_base: int, param: int, table: int) -> None:
+def _post(
+    job: MacLayer,
+    block: Block,
+    rectangle: Rectangle,
+    result: Place,
+    first_image: int,
+    acc_base: int,
+    param: int,
+    table: int,
+) -> None:
     """POST one rectangle of sums into the result tensor."""
-    emitter, result, pool = job.emitter, job.result, job.operation.pool
+    emitter, pool = job.emitter, job.operation.pool
     _, y_count, _, x_count = source_extent(rectangle, pool)
     stride_y, stride_x = pool.stride if pool else (1, 1)
     kernel_h, kernel_w = pool.kernel if pool else (1, 1)
-    tensor = result.tensor
     low, high = job.mac.clip
     emitter.pieces.append(
         Piece(
             instruction=len(emitter.instructions),
             node=job.operation.result.name,
-            image=job.first_image + rectangle.image,
+            image=first_image + rectangle.image,
             images=rectangle.images,
             y=rectangle.y,
             y_count=rectangle.y_count,
@@ -336,9 +393,9 @@ def _post(job: Job, block: Block, rectangle: Rectangle, acc_base: int, param: in
             s_step=1,
             qmin=low,
             qmax=high,
-            dst_x_step=tensor.channels,
+            dst_x_step=result.channels,
             dst_y_step=result.row,
-            dst_image_step=tensor.size,
+            dst_image_step=result.image,
         )
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from accelsim.ir import Conv2d, Linear, Mac, MaxPool2d
+from accelsim.ir import AvgPool2d, Conv2d, Linear, Mac, MaxPool2d, Node, TensorType
 
 
 class Block(NamedTuple):
@@ -89,13 +89,11 @@ def even_spans(total: int, most: int) -> list[tuple[int, int]]:
     return spans(total, -(-total // pieces))
 
 
-def rectangles(
-    images: int, height: int, width: int, window: tuple[int, int], stride: tuple[int, int], words: int
-) -> Iterator[Rectangle]:
-    """Cut a result into rectangles whose source positions are at most `words` accumulator words.
+def rectangles(whole: Rectangle, window: tuple[int, int], stride: tuple[int, int], words: int) -> Iterator[Rectangle]:
+    """Cut a rectangle of a result into rectangles whose source positions are at most `words` accumulator words.
 
     Args:
-        images, height, width: of the result.
+        whole: what is cut.
         window, stride: of the fused pool, or (1, 1): rows and columns of sums that one result position takes.
         words: accumulator words one rectangle may take; at least one window's.
     """
@@ -103,10 +101,11 @@ def rectangles(
     def extent(count: int, axis: int) -> int:
         return (count - 1) * stride[axis] + window[axis]
 
+    first, images, top, height, left, width = whole
     image_words = extent(height, 0) * extent(width, 1)
     if image_words <= words:
         for image, count in even_spans(images, min(words // image_words, 255)):
-            yield Rectangle(image, count, 0, height, 0, width)
+            yield Rectangle(first + image, count, top, height, left, width)
         return
     row_words = extent(width, 1)
     tall = (words // row_words - window[0]) // stride[0] + 1 if words >= row_words * window[0] else 0
@@ -114,7 +113,7 @@ def rectangles(
     for image in range(images):
         for y, y_count in even_spans(height, max(tall, 1)):
             for x, x_count in even_spans(width, broad):
-                yield Rectangle(image, 1, y, y_count, x, x_count)
+                yield Rectangle(first + image, 1, top + y, y_count, left + x, x_count)
 
 
 def source_extent(rectangle: Rectangle, pool: MaxPool2d | None) -> tuple[int, int, int, int]:
@@ -127,6 +126,35 @@ def source_extent(rectangle: Rectangle, pool: MaxPool2d | None) -> tuple[int, in
         rectangle.x * pool.stride[1],
         (rectangle.x_count - 1) * pool.stride[1] + pool.kernel[1],
     )
+
+
+def input_part(head: Node, source: TensorType, rectangle: Rectangle, pool: MaxPool2d | None = None) -> Rectangle:
+    """The images, rows and columns of an operand that a rectangle of results needs, at least one row and column.
+
+    Args:
+        head: the layer's node.
+        source: the operand's type.
+        rectangle: results, of the pool where one is fused.
+        pool: the fused pool.
+    """
+    y, y_count, x, x_count = source_extent(rectangle, pool)
+    if isinstance(head, Linear):
+        return Rectangle(rectangle.image, rectangle.images, 0, source.height, 0, source.width)
+    kernel, stride, padding, dilation = (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)
+    if isinstance(head, Conv2d):
+        kernel, stride, padding, dilation = head.kernel, head.stride, head.padding, head.dilation
+    elif isinstance(head, MaxPool2d | AvgPool2d):
+        kernel, stride, padding = head.kernel, head.stride, head.padding
+    top, _, left, _ = padding
+
+    def needed(first: int, count: int, axis: int, before: int, size: int) -> tuple[int, int]:
+        begin = first * stride[axis] - before
+        end = begin + (count - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis]
+        begin, end = min(max(begin, 0), size - 1), min(max(end, 0), size - 1)
+        return begin, end - begin + 1
+
+    rows, columns = needed(y, y_count, 0, top, source.height), needed(x, x_count, 1, left, source.width)
+    return Rectangle(rectangle.image, rectangle.images, *rows, *columns)
 
 
 def parts_of(runs: Runs, rows: int, most: int) -> list[Part] | None:

@@ -45,6 +45,8 @@ class ArraySection(Section):
         arithmetic: activation x weight of a PE. With a float32 operand products, sums and results are float32; such
             an array runs matrix products alone (`accelsim arithmetic`).
         psum_bits: width of the partial sum inside it; absent, the accumulator's width.
+        serial_tiles: a tile begins only after the last product of the tile before, as SCALE-Sim counts; by default its
+            load and first words overlap that tile's wave.
         mac_latency_cycles: from operands that enter a PE's multiply-add to the sum in its register, both included.
         mac_interval_cycles: a PE takes a new pair of operands every so many cycles.
         add_latency_cycles: the last cycles of the latency, in which the partial sum is added; absent, all of them.
@@ -55,6 +57,7 @@ class ArraySection(Section):
     dataflow: Literal["ws", "os", "is"] = "ws"
     arithmetic: Literal["int8xint8", "float32xint8", "float32xfloat32"] = "int8xint8"
     psum_bits: int | None = Field(None, ge=8, le=64)
+    serial_tiles: bool = False
     mac_latency_cycles: int = Field(1, ge=1, le=MAX_MAC_CYCLES)
     mac_interval_cycles: int = Field(1, ge=1, le=MAX_MAC_CYCLES)
     add_latency_cycles: int | None = Field(None, ge=1, le=MAX_MAC_CYCLES)

@@ -29,6 +29,7 @@ class OpsPerMacSection(Section):
 
     conv2d: OpsPerMac = OpsPerMac()
     linear: OpsPerMac = OpsPerMac()
+    matmul: OpsPerMac = OpsPerMac()
 
 
 class Header(Section):

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from accelsim.engine.layer import Lanes, Layer, form_sums
+from accelsim.engine.matmul import matmul
 from accelsim.engine.nodes import apply, finish
 from accelsim.errors import InputError
-from accelsim.ir import Input, IntegerGraph, Kind, Mac
+from accelsim.ir import Input, IntegerGraph, Kind, Mac, MatMul, products_of
 from accelsim.numerics import Arithmetic
 
 Codes = npt.NDArray[np.int16]
@@ -60,11 +61,7 @@ def execute(
     for name in wanted:
         if name not in graph.by_name:
             raise InputError(f"graph {graph.name}: has no node {name!r}")
-    layers = {
-        node.name: (Layer(graph, node, arithmetic), arithmetic.at_width(node.accumulator_width_bits))
-        for node in graph.nodes
-        if isinstance(node, Mac)
-    }
+    layers = _layers(graph, arithmetic)
     outputs = {name: graph.by_name[name].output for name in wanted}
     found = {name: np.empty((len(codes), *one.shape), dtype=lane_dtype(one.kind)) for name, one in outputs.items()}
 
@@ -96,11 +93,7 @@ def execute_apart(
         InputError: as in `execute`.
     """
     check_codes(graph, tensors[graph.input.name])
-    layers = {
-        node.name: (Layer(graph, node, arithmetic), arithmetic.at_width(node.accumulator_width_bits))
-        for node in graph.nodes
-        if isinstance(node, Mac)
-    }
+    layers = _layers(graph, arithmetic)
     count = len(tensors[graph.input.name])
     nodes = graph.nodes[1:]
     found = {node.name: np.empty((count, *node.output.shape), dtype=np.int16) for node in nodes}
@@ -115,8 +108,23 @@ def execute_apart(
     return found
 
 
+Layers = dict[str, tuple[Layer | None, Arithmetic]]
+"""Of each node with products: its operands, where they are known beforehand, and its arithmetic."""
+
+
+def _layers(graph: IntegerGraph, arithmetic: Arithmetic) -> Layers:
+    return {
+        node.name: (
+            Layer(graph, node, arithmetic) if isinstance(node, Mac) else None,
+            arithmetic.at_width(node.accumulator_width_bits),
+        )
+        for node in graph.nodes
+        if isinstance(node, Mac | MatMul)
+    }
+
+
 def run_nodes(
-    graph: IntegerGraph, codes: Lanes, layers: dict[str, tuple[Layer, Arithmetic]], wanted: Sequence[str]
+    graph: IntegerGraph, codes: Lanes, layers: Mapping[str, tuple[Layer | None, Arithmetic]], wanted: Sequence[str]
 ) -> dict[str, Lanes]:
     """Tensors of one slice: those wanted, the others dropped when nobody reads them any more."""
     tensors: dict[str, Lanes] = {}
@@ -130,14 +138,22 @@ def run_nodes(
 
 
 def run_node(
-    graph: IntegerGraph, node: Any, codes: Lanes, sources: list[Lanes], layers: dict[str, tuple[Layer, Arithmetic]]
+    graph: IntegerGraph,
+    node: Any,
+    codes: Lanes,
+    sources: list[Lanes],
+    layers: Mapping[str, tuple[Layer | None, Arithmetic]],
 ) -> Lanes:
     """One node of one slice."""
     if isinstance(node, Input):
         return codes
     with named(node.name):
         if isinstance(node, Mac):
-            return finish(graph, node, form_sums(layers[node.name][0], sources[0], layers[node.name][1]))
+            layer, arithmetic = layers[node.name]
+            assert layer is not None
+            return finish(graph, node, form_sums(layer, sources[0], arithmetic))
+        if isinstance(node, MatMul):
+            return matmul(graph, node, sources, layers[node.name][1])
         return apply(graph, node, sources)
 
 
@@ -188,9 +204,11 @@ def slice_images(
     """
     if memory_bytes < 1:
         raise InputError(f"memory_bytes = {memory_bytes} must be at least 1")
-    macs = [node for node in graph.nodes if isinstance(node, Mac)]
+    macs = [node for node in graph.nodes if isinstance(node, Mac | MatMul)]
     sums = max((node.output.size for node in macs), default=1)
-    depth = max((node.weight[0].size for node in macs), default=1)
+    depth = max(
+        (node.weight[0].size if isinstance(node, Mac) else products_of(graph, node) for node in macs), default=1
+    )
     live = _live_elements(graph)
     # Sums and the temporaries of the requantisation as 8 bytes, gathered operands as 8, codes as 2.
     per_image = (arrays + 5) * 8 * sums + 8 * depth + 2 * live * (1 + scenarios)

@@ -30,7 +30,7 @@ from accelsim.engine.evaluation import (
 )
 from accelsim.engine.layer import Lanes, Layer, Sums, Tracked, fit_sums, form_sums, lane_type
 from accelsim.engine.nodes import apply, finish
-from accelsim.ir import Input, IntegerGraph, Mac, Node
+from accelsim.ir import Input, IntegerGraph, Mac, Node, refuse_matmul
 from accelsim.numerics import Arithmetic, IntFormat
 
 Scenario = Mapping[str, Arithmetic]
@@ -123,6 +123,7 @@ def layers_of(graph: IntegerGraph, scenarios: Sequence[Scenario]) -> dict[str, L
     """The graph's layers, cut for the one array of all scenarios; raises as `execute_scenarios`."""
     if not scenarios:
         raise ValueError("no scenarios; give at least one")
+    refuse_matmul(graph, "cannot be evaluated under many widths at once")
     macs = [node for node in graph.nodes if isinstance(node, Mac)]
     for scenario in scenarios:
         if missing := [node.name for node in macs if node.name not in scenario]:

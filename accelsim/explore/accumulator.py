@@ -41,6 +41,7 @@ from accelsim.ir import (
     bits_for,
     graph_digest,
     refuse_host_operators,
+    refuse_matmul,
     width_bounds,
     with_accumulator_widths,
 )
@@ -121,6 +122,7 @@ class Study:
         self.question = question
         self.progress = progress
         refuse_host_operators(question.graph, "has no cycles to study")
+        refuse_matmul(question.graph, "accumulator study")
         if len(question.graph.output_shape) != 1:
             raise InputError(
                 f"{question.graph.name}: its output has shape {question.graph.output_shape}; "

@@ -124,7 +124,7 @@ def _run(graph: IntegerGraph, hardware: Hardware, energy: EnergyTable, batch: in
     figures: Figures = {}
     if "cycles" in groups:
         cycles = sum(layer_cycles(outcome))
-        macs = batch * sum(graph.macs(node) for node in graph.nodes if isinstance(node, Mac))
+        macs = batch * sum(map(graph.macs, graph.nodes))
         counts = machine.counts().values()
         figures = {
             "cycles": cycles,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from accelsim.engine import execute, execute_apart
 from accelsim.errors import InputError
 from accelsim.explore.differences import CodeDifference, count_differences
-from accelsim.ir import Add, IntegerGraph, Mac, Multiplier, Node
+from accelsim.ir import Add, IntegerGraph, Mac, MatMul, Multiplier, Node
 from accelsim.numerics import Arithmetic, IntFormat, Requantization, Scheme, requantize, to_output
 
 FORMAT, VERSION = "accelsim-requantization-difference", 1
@@ -187,7 +187,7 @@ def with_requantization(graph: IntegerGraph, how: Requantization) -> IntegerGrap
 
 
 def _node_under(graph: IntegerGraph, node: Node, how: Requantization) -> Node:
-    if isinstance(node, Mac):
+    if isinstance(node, Mac | MatMul):
         return replace(node, multiplier=_derived(graph, node, node.multiplier, how))
     if isinstance(node, Add):
         first, second = (_derived(graph, node, one, how) for one in node.multipliers)

@@ -314,6 +314,8 @@ class SchemeStudy:
             raise InputError(f"{workload}: its output has shape {shape}; a study needs a classifier, with a vector")
         if network.dataset is None:
             raise InputError(f"{workload}: its images have no labels; give --data NAME of a data set")
+        if network.seeded:
+            raise InputError(f"{workload}: nobody trained its weights, so a study of its accuracy means nothing")
         test = load_images(network, self._data, self.images)
         return _Loaded(network, test, float_graph_digest(network.graph), _digest(test))
 

@@ -30,6 +30,7 @@ from accelsim.ir import (
     Table,
     TensorType,
     host_operators,
+    refuse_matmul,
 )
 from accelsim.ir.integer_graph import largest_sum
 from accelsim.numerics import Rounding, Scheme
@@ -80,6 +81,7 @@ def to_onnx(graph: IntegerGraph, *, codes: bool = False) -> ModelProto:
         import onnx
     except ImportError:
         raise InputError("exporting needs the onnx package; install accelsim[onnx]") from None
+    refuse_matmul(graph, "cannot be exported as ONNX")
     for node in host_operators(graph):
         if not isinstance(node, Add):  # ONNX adds as the host does
             raise InputError(

@@ -19,8 +19,10 @@ from torch.fx import Node
 
 from accelsim.errors import InputError
 from accelsim.frontend.batch_norm import fold_batch_norm
+from accelsim.frontend.constant_factors import ConstantFactor, absorb
 from accelsim.frontend.names import Place, choose_names, input_name
 from accelsim.frontend.operators import HANDLERS, REMEDIES, SUPPORTED, Call, Value
+from accelsim.frontend.views import contiguous
 from accelsim.ir.float_graph import FloatGraph, FloatInput, FloatNode, Shape
 
 PUBLIC = {
@@ -142,11 +144,12 @@ class _Translation:
         result = self.values.get(calls[output])
         if result is None:
             raise InputError(f"{self.name}: the output does not depend on the input")
-        if result.viewed != result.shape:
+        if not result.plain:
             raise InputError(
                 f"{self._where(calls[output])}: returns shape {result.shape} as {result.viewed}; "
                 "only flattening to a vector is supported"
             )
+        result = self._without_factors(result)
         final = {"": input_name(self.module)}
         for node, name in zip(self.nodes, choose_names(self.module, self.nodes, self.places), strict=True):
             final[node.name] = name
@@ -156,6 +159,16 @@ class _Translation:
             inputs = tuple(final[source] for source in node.inputs)
             renamed.append(dataclasses.replace(node, name=name, inputs=inputs, source=f"{name} ({word})"))
         return FloatGraph(self.name, tuple(renamed), final[result.node])
+
+    def _without_factors(self, result: Value) -> Value:
+        """Take constant factors out of the nodes; returns the value of the output without them."""
+        kept, now = absorb(self.nodes, result.node)
+        lists = zip(self.nodes, self.places, self.operators, strict=True)
+        left = [(kept[node.name], place, word) for node, place, word in lists if not isinstance(node, ConstantFactor)]
+        self.nodes = [node for node, _, _ in left]
+        self.places = [place for _, place, _ in left]
+        self.operators = [word for _, _, word in left]
+        return dataclasses.replace(result, node=now.get(result.node, result.node))
 
     def _output(self) -> str:
         """The one output's name in the program; writes to the input or to buffers are no outputs."""
@@ -175,7 +188,8 @@ class _Translation:
             if node is None:
                 continue
             if spec.kind is InputKind.USER_INPUT:
-                self.values[node] = Value("", self.input_shape, self.input_shape)
+                shape = self.input_shape
+                self.values[node] = Value("", shape, shape, contiguous(shape))
             elif spec.target in stored and isinstance(stored[spec.target], Tensor):
                 self.parameters[node] = stored[spec.target]
 
@@ -202,11 +216,17 @@ class _Translation:
         )
         made = handler(call)
         if made:
-            self.values[node] = Value(made[-1].name, made[-1].shape, made[-1].shape)
+            last = made[-1]
+            if call.axes:
+                self.values[node] = Value(last.name, last.shape, call.shape, call.axes[-1])
+            else:
+                self.values[node] = Value(last.name, last.shape, last.shape, contiguous(last.shape))
         else:
             source = arguments["self" if "self" in arguments else "input"]
             if source in self.values:
-                self.values[node] = dataclasses.replace(self.values[source], viewed=call.shape)
+                value = self.values[source]
+                axes = call.axes[-1] if call.axes else value.axes
+                self.values[node] = dataclasses.replace(value, viewed=call.shape, axes=axes)
             elif source in self.parameters:
                 self.parameters[node] = self.parameters[source]
         self.nodes += made

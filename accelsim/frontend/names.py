@@ -16,6 +16,7 @@ from accelsim.ir.float_graph import (
     FloatConv2d,
     FloatFlatten,
     FloatLinear,
+    FloatMatMul,
     FloatMaxPool2d,
     FloatNode,
 )
@@ -23,6 +24,7 @@ from accelsim.ir.float_graph import (
 WORDS: dict[type[FloatNode], str] = {
     FloatConv2d: "conv2d",
     FloatLinear: "linear",
+    FloatMatMul: "matmul",
     FloatBatchNorm2d: "batch_norm",
     FloatMaxPool2d: "max_pool2d",
     FloatAvgPool2d: "avg_pool2d",

@@ -8,8 +8,9 @@ it, none for an operator that changes no value.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 from torch.fx import Node
 
 from accelsim.errors import InputError
+from accelsim.frontend.constant_factors import ConstantFactor
+from accelsim.frontend.views import Axes, contiguous, is_run, merged, reshaped
 from accelsim.ir.float_graph import (
     Activation,
     FloatActivation,
@@ -27,6 +30,7 @@ from accelsim.ir.float_graph import (
     FloatConv2d,
     FloatFlatten,
     FloatLinear,
+    FloatMatMul,
     FloatMaxPool2d,
     FloatNode,
     Shape,
@@ -34,14 +38,20 @@ from accelsim.ir.float_graph import (
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d, ReLU, ReLU6, Tanh, Sigmoid, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, "
-    "the sum of two tensors of one shape, Dropout and Identity"
+    "the sum of two tensors of one shape, the matrix product of two tensors head by head, Dropout and Identity"
 )
 """What an error about an unsupported operator lists."""
 
 REMEDIES = {
-    "aten.softmax": "return the logits: softmax does not change which is largest",
+    "aten.softmax": "return the logits: softmax does not change which is largest; in attention, use ReLU divided by "
+    "the number of tokens",
     "aten.log_softmax": "return the logits: log_softmax does not change which is largest",
-    "aten.matmul": "use nn.Linear",
+    "aten.layer_norm": "use batch norm, which becomes part of the layer before it",
+    "aten.scaled_dot_product_attention": "use relu(q @ k.transpose(-2, -1)) / tokens @ v: there is no softmax",
+    "aten.select": "compute queries, keys and values with a layer each",
+    "aten.split": "compute queries, keys and values with a layer each",
+    "aten.chunk": "compute queries, keys and values with a layer each",
+    "aten.unbind": "compute queries, keys and values with a layer each",
     "aten.addmm": "use nn.Linear",
     "aten.conv1d": "use Conv2d with a kernel of height 1",
 }
@@ -55,12 +65,25 @@ class Value:
     Attributes:
         node: name of the float node that computes it, "" for the input.
         shape: of that node, without the batch.
-        viewed: of the exported tensor; another shape only between two reshapes, as in `x.squeeze(3).squeeze(2)`.
+        viewed: of the exported tensor; another shape between two reshapes, as in `x.squeeze(3).squeeze(2)`, and in
+            tokens and heads.
+        axes: of the exported tensor, over the node's elements.
     """
 
     node: str
     shape: Shape
     viewed: Shape
+    axes: Axes
+
+    @property
+    def plain(self) -> bool:
+        """Whether the exported tensor is the node's, as it is."""
+        return self.viewed == self.shape and self.axes == contiguous(self.shape)
+
+    @property
+    def tokens(self) -> int:
+        """Positions of an image."""
+        return self.shape[1] * self.shape[2] if len(self.shape) == 3 else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +98,8 @@ class Call:
         batch: batch size of the example; the first axis of every tensor.
         values: exported tensors that depend on the input.
         parameters: arrays of parameters, buffers and constants.
+        axes: a handler puts here how the result's axes run over the last node it returns, where it is not as the node
+            computes it.
     """
 
     node: Node
@@ -84,6 +109,7 @@ class Call:
     batch: int
     values: dict[Node, Value]
     parameters: dict[Node, torch.Tensor]
+    axes: list[Axes] = field(default_factory=list)
 
     def refuse(self, reason: str) -> InputError:
         """The error for this call."""
@@ -109,9 +135,15 @@ class Call:
     def tensor(self, name: str) -> tuple[str, Shape]:
         """Float node and shape of an argument that depends on the model's input."""
         value = self.value(name)
-        if value.viewed != value.shape:
+        if not value.plain:
             raise self.refuse(f"reads shape {value.shape} as {value.viewed}; only flattening to a vector is supported")
         return value.node, value.shape
+
+    def elementwise(self) -> dict[str, Any]:
+        """`base` of an operator that takes its argument, and leaves its result, in any view."""
+        value = self.value("self" if "self" in self.arguments else "input")
+        self.axes.append(value.axes)
+        return {"name": self.node.name, "inputs": (value.node,), "shape": value.shape}
 
     def array(self, name: str) -> FloatArray | None:
         """A parameter, float64; None where it is left out."""
@@ -169,6 +201,26 @@ def _conv2d(call: Call) -> list[FloatNode]:
 
 
 def _linear(call: Call) -> list[FloatNode]:
+    """A vector's, or tokens': then a 1x1 convolution of the image whose positions they are."""
+    value = call.value("input")
+    if value.tokens and len(value.axes) > 1 and is_run(value.axes[-1], value.shape[0], value.tokens):
+        if not is_run(merged(value.axes[:-1]), value.tokens, 1):
+            raise call.refuse(f"reads shape {value.shape} as {value.viewed}, whose tokens are not in their order")
+        weight = call.needed_array("weight")
+        call.axes.append((*value.axes[:-1], merged([((weight.shape[0], value.tokens),)])))
+        return [
+            FloatConv2d(
+                name=call.node.name,
+                inputs=(value.node,),
+                shape=(weight.shape[0], *value.shape[1:]),
+                weight=weight[:, :, None, None],
+                bias=call.array("bias"),
+                stride=(1, 1),
+                padding=(0, 0, 0, 0),
+                dilation=(1, 1),
+                groups=1,
+            )
+        ]
     return [FloatLinear(**call.base(), weight=call.needed_array("weight"), bias=call.array("bias"))]
 
 
@@ -179,9 +231,12 @@ def _batch_norm(call: Call) -> list[FloatNode]:
     if mean is None or variance is None:
         raise call.refuse("normalises with the statistics of the batch; train it with track_running_stats=True")
     gamma, beta = call.array("weight"), call.array("bias")
+    value = call.value("input")
+    by_channel = value.tokens and is_run(value.axes[0], value.shape[0], value.tokens)
+    as_tokens = by_channel and is_run(merged(value.axes[1:]), value.tokens, 1)  # (C, tokens)
     return [
         FloatBatchNorm2d(
-            **call.base(),
+            **(call.elementwise() if as_tokens else call.base()),
             gamma=np.ones_like(mean) if gamma is None else gamma,
             beta=np.zeros_like(mean) if beta is None else beta,
             mean=mean,
@@ -192,7 +247,7 @@ def _batch_norm(call: Call) -> list[FloatNode]:
 
 
 def _activation(kind: Activation) -> Handler:
-    return lambda call: [FloatActivation(**call.base(), kind=kind)]
+    return lambda call: [FloatActivation(**call.elementwise(), kind=kind)]
 
 
 def _clamp(call: Call) -> list[FloatNode]:
@@ -201,7 +256,7 @@ def _clamp(call: Call) -> list[FloatNode]:
     high = call.arguments.get("max_val", call.arguments.get("max"))
     if low != 0 or high not in (None, 6):
         raise call.refuse(f"limits {low}..{high} are not supported; use ReLU (from 0) or ReLU6 (0..6)")
-    return [FloatActivation(**call.base(), kind="relu" if high is None else "relu6")]
+    return [FloatActivation(**call.elementwise(), kind="relu" if high is None else "relu6")]
 
 
 def _pool_window(call: Call) -> dict[str, Any]:
@@ -266,11 +321,16 @@ def _uniform_window(size: int, outputs: int) -> tuple[int, int] | None:
 
 
 def _mean(call: Call) -> list[FloatNode]:
-    """`x.mean((2, 3))`: a pool over the whole image, then a flatten unless the axes are kept."""
-    name, shape = call.tensor("self")
-    axes = sorted(int(axis) % (len(shape) + 1) for axis in call.arguments["dim"] or ())
-    if len(shape) != 3 or axes != [2, 3]:
-        raise call.refuse("only the mean over height and width of an image is supported")
+    """`x.mean((2, 3))`, or over all tokens: a pool over the whole image, then a flatten unless the axes are kept."""
+    value = call.value("self")
+    name, shape = value.node, value.shape
+    axes = sorted(int(axis) % (len(value.axes) + 1) for axis in call.arguments.get("dim") or ())
+    means = merged([value.axes[axis - 1] for axis in axes if axis])
+    kept = merged([axis for place, axis in enumerate(value.axes, 1) if place not in axes])
+    if len(shape) != 3 or not (is_run(means, value.tokens, 1) and is_run(kept, shape[0], value.tokens)) or not axes:
+        raise call.refuse("only the mean over height and width of an image, or over all tokens, is supported")
+    if call.arguments["keepdim"] and not value.plain:
+        raise call.refuse("keepdim = True is supported only of an image (C, H, W)")
     pooled = f"{call.node.name}_pool"
     pool = FloatAvgPool2d(
         name=pooled,
@@ -289,15 +349,100 @@ def _mean(call: Call) -> list[FloatNode]:
 def _add(call: Call) -> list[FloatNode]:
     if call.arguments.get("alpha", 1) != 1:
         raise call.refuse(f"alpha = {call.arguments['alpha']} is not supported; only plain sums are")
-    inputs = (call.tensor("self")[0], call.tensor("other")[0])
-    return [FloatAdd(name=call.node.name, inputs=inputs, shape=call.shape)]
+    first, second = call.value("self"), call.value("other")
+    if first.plain or second.plain:
+        inputs = (call.tensor("self")[0], call.tensor("other")[0])
+        return [FloatAdd(name=call.node.name, inputs=inputs, shape=call.shape)]
+    if (first.axes, first.shape) != (second.axes, second.shape):
+        raise call.refuse(f"adds {first.shape} and {second.shape}, both read as {first.viewed}, in different orders")
+    call.axes.append(first.axes)
+    return [FloatAdd(name=call.node.name, inputs=(first.node, second.node), shape=first.shape)]
+
+
+def _matmul(call: Call) -> list[FloatNode]:
+    """A @ B of (batch, heads, tokens, channels) and of (.., channels, tokens) or (.., tokens, channels)."""
+    names = ("self", "other" if "other" in call.arguments else "mat2")
+    if any(call.arguments[name] in call.parameters for name in names):
+        raise call.refuse("multiplies by a parameter; use nn.Linear")
+    a, b = (call.value(name) for name in names)
+    if min(a.tokens, b.tokens) < 1 or len(a.axes) != len(b.axes) or len(a.axes) < 2:
+        raise call.refuse(
+            f"multiplies {a.viewed} and {b.viewed}; both must be tokens of images, with the same number of axes"
+        )
+    *outer, rows, inner = a.axes
+    *outer_b, inner_b, columns = b.axes
+    k, n = a.viewed[-1], b.viewed[-1]
+    heads = math.prod(a.viewed[:-2])
+    first = is_run(rows, a.tokens, 1) and is_run(inner, k, a.tokens) and is_run(merged(outer), heads, k * a.tokens)
+    width = b.shape[0] // heads
+    second = is_run(merged(outer_b), heads, width * b.tokens) and a.viewed[:-2] == b.viewed[:-2]
+    by_token = is_run(inner_b, b.tokens, 1) and is_run(columns, width, b.tokens)
+    by_channel = is_run(inner_b, width, b.tokens) and is_run(columns, b.tokens, 1)
+    if not (first and second and heads * k == a.shape[0] and (by_token or by_channel)):
+        raise call.refuse(
+            f"multiplies {a.viewed} and {b.viewed}; supported are (batch, heads, tokens, channels) by (batch, heads, "
+            "channels, tokens), as in queries and keys, or by (batch, heads, tokens, channels), as in values"
+        )
+    sizes = [(size, stride // (k * a.tokens) * n * a.tokens) for axis in outer for size, stride in axis]
+    split = reshaped((tuple(sizes),), a.viewed[:-2])
+    assert split is not None
+    call.axes.append((*split, rows, merged([((n, a.tokens),)])))
+    return [
+        FloatMatMul(
+            name=call.node.name,
+            inputs=(a.node, b.node),
+            shape=(heads * n, *a.shape[1:]),
+            heads=heads,
+            second="tokens" if by_token else "channels",
+        )
+    ]
+
+
+def _factor(call: Call) -> list[FloatNode]:
+    """A product with, or a quotient by, a positive constant."""
+    given = call.arguments["other"]
+    stored = call.parameters.get(given) if isinstance(given, Node) else None
+    if stored is not None and stored.numel() == 1:
+        given = float(stored)
+    if not isinstance(given, int | float):
+        raise call.refuse("multiplies or divides by a tensor; only positive constants are supported")
+    if call.arguments.get("rounding_mode") is not None:
+        raise call.refuse(f"rounding_mode = {call.arguments['rounding_mode']!r} is not supported")
+    divides = call.operator == "aten.div"
+    if not (math.isfinite(given) and given > 0):
+        raise call.refuse(f"{'divides' if divides else 'multiplies'} by {given}; only positive constants are supported")
+    factor = 1.0 / given if divides else float(given)
+    return [ConstantFactor(**call.elementwise(), factor=factor, where=call.where)]
+
+
+def _permuted(call: Call) -> list[FloatNode]:
+    """transpose, permute: another order of the axes, the batch staying first."""
+    value = call.value("self")
+    order = list(range(len(value.axes) + 1))
+    if "dims" in call.arguments:
+        order = [int(axis) % len(order) for axis in call.arguments["dims"]]
+    else:
+        first, second = (int(call.arguments[key]) % len(order) for key in ("dim0", "dim1"))
+        order[first], order[second] = order[second], order[first]
+    if order[0] != 0:
+        raise call.refuse("moves the batch from the first axis; leave it there")
+    call.axes.append(tuple(value.axes[axis - 1] for axis in order[1:]))
+    return []
 
 
 def _reshape(call: Call) -> list[FloatNode]:
     """view, reshape, flatten, squeeze, unsqueeze: the identity, a flatten, or a step towards one of them."""
     value = call.value("self")
+    axes = reshaped(value.axes, call.shape)
+    if axes is None:
+        raise call.refuse(f"reads shape {value.shape} as {call.shape}; an axis would mix tokens and channels")
     if len(call.shape) != 1 or len(value.shape) == 1:
+        call.axes.append(axes)
         return []
+    if merged(value.axes) != merged(contiguous(value.shape)):
+        raise call.refuse(
+            f"flattens shape {value.shape} in another order than (C, H, W); undo the transpose first, or take the mean"
+        )
     return [FloatFlatten(name=call.node.name, inputs=(value.node,), shape=call.shape)]
 
 
@@ -338,6 +483,12 @@ HANDLERS: dict[str, Handler] = {
     "aten.adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten.mean": _mean,
     "aten.add": _add,
+    "aten.matmul": _matmul,
+    "aten.bmm": _matmul,
+    "aten.mul": _factor,
+    "aten.div": _factor,
+    "aten.transpose": _permuted,
+    "aten.permute": _permuted,
     "aten.view": _reshape,
     "aten.reshape": _reshape,
     "aten.flatten": _reshape,
@@ -356,3 +507,6 @@ HANDLERS: dict[str, Handler] = {
     "aten.constant_pad_nd": _pad,
 }
 """By documented operator, without overload: arguments differ between overloads, and handlers read what they need."""
+
+OF_TOKENS = frozenset(("aten.matmul", "aten.bmm", "aten.mul", "aten.div", "aten.transpose", "aten.permute"))
+"""Operators that only views of tokens and heads make sense of; models that are quantised already have none."""

@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 from accelsim.config.quantization import QuantizationScheme
 from accelsim.errors import InputError
 from accelsim.frontend.capture import ancestors, bind
-from accelsim.frontend.operators import HANDLERS, Call, Value
+from accelsim.frontend.operators import HANDLERS, OF_TOKENS, Call, Value
 from accelsim.frontend.pt2e_terms import (
     CLAMPS,
     DECOMPOSED,
@@ -40,6 +40,7 @@ from accelsim.frontend.pt2e_terms import (
     word_of,
 )
 from accelsim.frontend.pt2e_values import Observer, Values, is_quantized, run
+from accelsim.frontend.views import contiguous
 from accelsim.ir import (
     Add,
     AvgPool2d,
@@ -284,7 +285,7 @@ class _Translation:
             self._identity(node)
         elif word in ELEMENTWISE and self._live(node) == 1 and isinstance(node.args[0], Node):
             self._function(node, word)
-        elif word in HANDLERS:
+        elif word in HANDLERS and word not in OF_TOKENS:
             self._layer(node, word)
         else:
             remedy = (
@@ -363,7 +364,9 @@ class _Translation:
             where=str(self._refuse(node, ""))[:-2],
             arguments=self._arguments(node),
             batch=self.batch or 2,
-            values={n: Value(n.name, value.shape, value.shape) for n, value in self.values.items()},
+            values={
+                n: Value(n.name, value.shape, value.shape, contiguous(value.shape)) for n, value in self.values.items()
+            },
             parameters={n: self.seen[n] for n in self.stored if n in self.seen},
             result=self._shape(node),
         )

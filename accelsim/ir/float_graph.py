@@ -76,6 +76,20 @@ class FloatLinear(FloatNode):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class FloatMatMul(FloatNode):
+    """Products of two images, head by head, times `scale`; tokens are positions, heads parts of the channels.
+
+    With A (C_a, H, W) as a[h, k, t], t going over H * W, and B as b[h, c, u], the output is (C_y, H, W) with
+    y[h, n, t] = scale * sum over k of a[h, k, t] * b[h, n, k] for second = "tokens", and of a[h, k, t] * b[h, k, n] for
+    second = "channels" (`integer_graph.MatMul`).
+    """
+
+    heads: int
+    second: Literal["tokens", "channels"]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FloatBatchNorm2d(FloatNode):
     """Inference batch norm: y = x * scale + offset per channel, from gamma, beta, mean, variance, eps."""
 
@@ -195,7 +209,7 @@ def _shape_of(graph: FloatGraph, name: str) -> Shape:
 
 def _expected_shape(node: FloatNode, inputs: list[Shape], where: str) -> Shape:
     """Shape inference; raises where the inputs do not fit the operation."""
-    arity = 0 if isinstance(node, FloatInput) else 2 if isinstance(node, FloatAdd) else 1
+    arity = 0 if isinstance(node, FloatInput) else 2 if isinstance(node, FloatAdd | FloatMatMul) else 1
     if len(inputs) != arity:
         raise InputError(f"{where}: has {len(inputs)} inputs; {arity} are needed")
     if isinstance(node, FloatInput):
@@ -203,7 +217,8 @@ def _expected_shape(node: FloatNode, inputs: list[Shape], where: str) -> Shape:
             raise InputError(f"{where}: input shape {node.shape} must be (C, H, W) or (K,), without the batch")
         return node.shape
     first = inputs[0]
-    if isinstance(node, FloatConv2d | FloatMaxPool2d | FloatAvgPool2d | FloatBatchNorm2d) and len(first) != 3:
+    images = FloatConv2d | FloatMaxPool2d | FloatAvgPool2d | FloatBatchNorm2d | FloatMatMul
+    if isinstance(node, images) and len(first) != 3:
         raise InputError(f"{where}: needs an image (C, H, W), not shape {first}")
     match node:
         case FloatConv2d():
@@ -220,6 +235,18 @@ def _expected_shape(node: FloatNode, inputs: list[Shape], where: str) -> Shape:
             if len(first) != 1 or first[0] != node.weight.shape[1]:
                 raise InputError(f"{where}: needs a vector of {node.weight.shape[1]}, not shape {first}; flatten first")
             return (node.weight.shape[0],)
+        case FloatMatMul():
+            second = inputs[1]
+            if len(second) != 3 or node.heads < 1 or first[0] % node.heads or second[0] % node.heads:
+                raise InputError(f"{where}: {node.heads} heads do not fit operands of shapes {first} and {second}")
+            tokens, width = second[1] * second[2], second[0] // node.heads
+            if first[0] // node.heads != (tokens if node.second == "tokens" else width):
+                raise InputError(
+                    f"{where}: operands of shapes {first} and {second} differ in K, with {node.heads} heads"
+                )
+            if not (math.isfinite(node.scale) and node.scale > 0):
+                raise InputError(f"{where}: scale = {node.scale} must be positive and finite")
+            return (node.heads * (width if node.second == "tokens" else tokens), first[1], first[2])
         case FloatMaxPool2d() | FloatAvgPool2d():
             return (first[0], *_window(first, node.kernel, node.stride, node.padding, (1, 1), where))
         case FloatAdd():

@@ -24,6 +24,7 @@ ZeroPoints = Literal["folded", "subtracted"]
 Kind = Literal["codes", "int32", "float32"]
 AddRounding = Literal["operands", "sum"]
 BiasAt = Literal["ppu", "accumulator"]
+SecondOperand = Literal["tokens", "channels"]
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -157,6 +158,36 @@ class Linear(Mac):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MatMul(Node):
+    """Products of two activation tensors, head by head: requantisation, zero point, clip; no bias.
+
+    Tokens are the positions (y, x) of a tensor, row by row; its channels are the heads' one after another. Row t of
+    head h of the first operand is its token t's channels h*K .. h*K + K - 1, and
+
+    - second = "tokens": Y[t, h*N + n] = sum over k of A[t, h*K + k] * B[k, h*N + n], k being a token of the second
+      operand (attention's values);
+    - second = "channels": Y[t, h*N + n] = sum over k of A[t, h*K + k] * B[n, h*K + k], n being a token of the second
+      operand (queries and keys).
+
+    K is one run for each output, cut into chunks as for a linear layer.
+
+    Attributes:
+        inputs: A, whose positions the output keeps, and B.
+        heads: into which the channels of both, and of the output, are cut evenly.
+        second: what K goes over in B.
+        multiplier: one, M = S_a * S_b * scale / S_y.
+        clip: as of a `Mac`.
+        accumulator_width_bits: as of a `Mac`.
+    """
+
+    heads: int
+    second: SecondOperand
+    multiplier: Multiplier
+    clip: tuple[int, int]
+    accumulator_width_bits: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MaxPool2d(Node):
     """Largest q of a window; padding takes no part. Keeps S, Z and limits."""
 
@@ -240,6 +271,7 @@ OP_NAMES: dict[type[Node], str] = {
     Input: "input",
     Conv2d: "conv2d",
     Linear: "linear",
+    MatMul: "matmul",
     MaxPool2d: "max_pool2d",
     AvgPool2d: "avg_pool2d",
     Add: "add",
@@ -299,10 +331,20 @@ class IntegerGraph:
         """Reorder an output (batch, H, W, C) to PyTorch's (batch, *output_shape)."""
         return np.ascontiguousarray(np.moveaxis(tensor, 3, 1)).reshape(tensor.shape[0], *self.output_shape)
 
-    def macs(self, node: Mac) -> int:
-        """Multiply-accumulates of one image, padding included."""
-        per_output = node.weight.size // node.out_channels
-        return node.output.size * per_output
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of one image, padding included; 0 for the kinds of nodes that have none.
+
+        Raises:
+            TypeError: an operation whose products nobody has said how to count.
+        """
+        match node:
+            case Mac():
+                return node.output.size * (node.weight.size // node.out_channels)
+            case MatMul():
+                return node.output.size * products_of(self, node)
+            case Input() | MaxPool2d() | AvgPool2d() | Add() | Clip() | Table() | Quantize() | Dequantize():
+                return 0
+        raise TypeError(f"{type(node).__name__}: its multiply-accumulates cannot be counted")
 
     def save(self, folder: FilePath) -> None:
         """Write the graph as a directory, which `load_graph` reads back; the folder is made where it is missing.
@@ -315,8 +357,17 @@ class IntegerGraph:
         save_graph(self, Path(folder))
 
 
-def mac_chunks(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> list[range]:
-    """The chunks of one output's K, from `numerics.chunks`, for a convolution or linear layer."""
+def products_of(graph: IntegerGraph, node: MatMul) -> int:
+    """K of a product of two tensors."""
+    return graph.by_name[node.inputs[0]].output.channels // node.heads
+
+
+def mac_chunks(graph: IntegerGraph, node: Mac | MatMul, arithmetic: Arithmetic) -> list[range]:
+    """The chunks of one output's K, from `numerics.chunks`, for a layer with products."""
+    if isinstance(node, MatMul):
+        return chunks(
+            (1, 1), products_of(graph, node), rows=arithmetic.rows, dataflow=arithmetic.dataflow, packed_row=True
+        )
     if isinstance(node, Conv2d):
         packed = node.groups == 1 and node.dilation[1] == 1
         dataflow = "ws" if node.is_depthwise else arithmetic.dataflow
@@ -327,8 +378,18 @@ def mac_chunks(graph: IntegerGraph, node: Mac, arithmetic: Arithmetic) -> list[r
     )
 
 
-def largest_sum(graph: IntegerGraph, node: Mac) -> int:
-    """A magnitude no partial sum of products of a layer can exceed, whatever the input: the weights' l1 bound."""
+def largest_sum(graph: IntegerGraph, node: Mac | MatMul) -> int:
+    """A magnitude no partial sum of products of a layer can exceed, whatever the input.
+
+    By the weights' l1 norm; for a product of two tensors, K times the largest codes of both.
+    """
+    if isinstance(node, MatMul):
+        largest = 1
+        for name in node.inputs:
+            output = graph.by_name[name].output
+            zero = output.zero_point if graph.zero_points == "subtracted" else 0
+            largest *= max(abs(limit - zero) for limit in graph.limits_of(name))
+        return products_of(graph, node) * largest
     low, high = graph.limits_of(node.inputs[0])
     subtract = graph.zero_points == "subtracted"
     zero = graph.by_name[node.inputs[0]].output.zero_point if subtract else 0
@@ -359,7 +420,7 @@ def check_integer_graph(graph: IntegerGraph) -> None:
             raise InputError(f"{where}: reads {missing[0]!r}, which no earlier node computes")
         if isinstance(node, Input) != (position == 0):
             raise InputError(f"{where}: the input must be the first node and the only one")
-        arity = 0 if isinstance(node, Input) else 2 if isinstance(node, Add) else 1
+        arity = 0 if isinstance(node, Input) else 2 if isinstance(node, Add | MatMul) else 1
         if len(node.inputs) != arity:
             raise InputError(f"{where}: has {len(node.inputs)} inputs; {arity} are needed")
         _check_tensor(node.output, graph.activation, where)
@@ -437,6 +498,20 @@ def host_operators(graph: IntegerGraph) -> list[Node]:
     ]
 
 
+def refuse_matmul(graph: IntegerGraph, what: str) -> None:
+    """Refuse a graph with a product of two tensors where only weights are known; `what` begins the message.
+
+    Raises:
+        InputError: it names the first such node.
+    """
+    for node in graph.nodes:
+        if isinstance(node, MatMul):
+            raise InputError(
+                f"{graph.name}: {what}: node {node.name}: products of two activation tensors are not supported there; "
+                "`run`, `compile`, `simulate`, `cosim` and the energy report take them"
+            )
+
+
 def refuse_host_operators(graph: IntegerGraph, what: str) -> None:
     """Refuse a graph of which a part runs on the host; `what` begins the message.
 
@@ -463,7 +538,7 @@ def refuse_host_operators(graph: IntegerGraph, what: str) -> None:
 def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where: str) -> None:
     form = graph.activation
     smallest, largest = graph.limits_of(node.name)
-    if isinstance(node, Mac | Add | Clip):
+    if isinstance(node, Mac | MatMul | Add | Clip):
         low, high = node.clip
         if node.output.kind == "int32":
             smallest, largest = IntFormat(32).limits
@@ -472,6 +547,8 @@ def _check_node(graph: IntegerGraph, node: Node, inputs: list[TensorType], where
     match node:
         case Mac():
             _check_mac(graph, node, inputs[0], where)
+        case MatMul():
+            _check_matmul(graph, node, inputs, where)
         case MaxPool2d() | AvgPool2d():
             _check_window(node.kernel, node.stride, node.padding, where)
             shape = (*window_shape(inputs[0], node.kernel, node.stride, node.padding, (1, 1)), inputs[0].channels)
@@ -533,14 +610,39 @@ def _check_mac(graph: IntegerGraph, node: Mac, source: TensorType, where: str) -
         raise InputError(f"{where}: bias has shape {node.bias.shape}, not ({channels},)")
     if node.bias.min() < -(2**31) or node.bias.max() >= 2**31:
         raise InputError(f"{where}: a bias does not fit 32 bits; use a larger output or weight scale")
-    if node.accumulator_width_bits is not None and not 8 <= node.accumulator_width_bits <= 64:
-        raise InputError(f"{where}: accumulator_width_bits = {node.accumulator_width_bits} is outside 8..64")
+    _check_width(node.accumulator_width_bits, where)
     if node.output.kind == "int32":
         if node.clip != IntFormat(32).limits:
             raise InputError(f"{where}: clip {node.clip} of int32 sums must be {IntFormat(32).limits}")
         _check_multiplier(graph, node.multiplier, (0,), where)
     else:
         _check_multiplier(graph, node.multiplier, (channels,), where)
+
+
+def _check_matmul(graph: IntegerGraph, node: MatMul, inputs: list[TensorType], where: str) -> None:
+    a, b = inputs
+    if node.second not in get_args(SecondOperand):
+        raise InputError(f"{where}: second = {node.second!r} is not one of {', '.join(get_args(SecondOperand))}")
+    if node.heads < 1 or a.channels % node.heads or b.channels % node.heads:
+        raise InputError(f"{where}: heads = {node.heads} must divide {a.channels} and {b.channels} channels")
+    k, tokens = a.channels // node.heads, b.height * b.width
+    of_second = tokens if node.second == "tokens" else b.channels // node.heads
+    if k != of_second:
+        raise InputError(f"{where}: sums {k} products a head, and its second operand has {of_second} {node.second}")
+    outputs = b.channels if node.second == "tokens" else tokens * node.heads
+    _need_shape(node, (a.height, a.width, outputs), where)
+    if graph.zero_points == "folded" and (a.zero_point or b.zero_point):
+        raise InputError(
+            f"{where}: zero points {a.zero_point} and {b.zero_point} of two activation tensors cannot be folded into "
+            "a bias; use zero_points = 'subtracted', or symmetric activations"
+        )
+    _check_width(node.accumulator_width_bits, where)
+    _check_multiplier(graph, node.multiplier, (1,), where)
+
+
+def _check_width(bits: int | None, where: str) -> None:
+    if bits is not None and not 8 <= bits <= 64:
+        raise InputError(f"{where}: accumulator_width_bits = {bits} is outside 8..64")
 
 
 def _check_add_rounding(graph: IntegerGraph, node: Add, where: str) -> None:
@@ -618,15 +720,15 @@ def with_accumulator_widths(graph: IntegerGraph, widths: Mapping[str, int | None
     """The same graph with other accumulator widths: of the layers named, None being the hardware's.
 
     Raises:
-        InputError: a name is no convolution or linear layer of the graph, or a width is outside 8..64.
+        InputError: a name is no layer of the graph with products, or a width is outside 8..64.
     """
-    layers = {node.name for node in graph.nodes if isinstance(node, Mac)}
+    layers = {node.name for node in graph.nodes if isinstance(node, Mac | MatMul)}
     if unknown := sorted(widths.keys() - layers):
         hint = did_you_mean(unknown[0], layers)
         raise InputError(f"graph {graph.name}: {unknown[0]!r} is no layer with an accumulator{hint}")
 
     def narrowed(node: Node) -> Node:
-        if isinstance(node, Mac) and node.name in widths:
+        if isinstance(node, Mac | MatMul) and node.name in widths:
             return replace(node, accumulator_width_bits=widths[node.name])
         return node
 

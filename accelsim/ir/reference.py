@@ -23,6 +23,7 @@ from accelsim.ir.integer_graph import (
     IntegerGraph,
     Linear,
     Mac,
+    MatMul,
     MaxPool2d,
     Node,
     Quantize,
@@ -121,6 +122,10 @@ def _node(
                 total = total + node.bias
             if node.output.kind == "int32":
                 return np.asarray(IntFormat(32).wrap(total), dtype=np.int64)
+            scaled = requantize(total, node.multiplier.m0, node.multiplier.shift, how)
+            return to_output(scaled, node.output.zero_point, node.clip, form, how.output_overflow)
+        case MatMul():
+            total = _matmul(graph, node, sources, zero_points, arithmetic, result)
             scaled = requantize(total, node.multiplier.m0, node.multiplier.shift, how)
             return to_output(scaled, node.output.zero_point, node.clip, form, how.output_overflow)
         case MaxPool2d():
@@ -232,6 +237,39 @@ def _accumulate(
         total = adder.finish(total, layer.width_bits)
     result.partial_sums[node.name] = PartialSums(adder.minimum, adder.maximum, adder.overflows)
     return np.moveaxis(total, 0, 3).reshape(*outputs[1:4], -1).astype(np.int64)
+
+
+def _matmul(
+    graph: IntegerGraph,
+    node: MatMul,
+    sources: list[Int64],
+    zero_points: list[int],
+    arithmetic: Arithmetic,
+    result: Evaluation,
+) -> Int64:
+    """Every output's sum of a product of two tensors, in hardware order: (batch, H, W, heads * N)."""
+    if graph.zero_points == "subtracted":
+        sources = [source - zero for source, zero in zip(sources, zero_points, strict=True)]
+    first, second = (
+        source.reshape(len(source), -1, node.heads, source.shape[3] // node.heads) for source in sources
+    )  # (batch, token, head, channel of the head)
+    layer = arithmetic.at_width(node.accumulator_width_bits)
+    adder = _Adder(layer.overflow, exact=layer.saturate_at == "end")
+    outputs = second.shape[3] if node.second == "tokens" else second.shape[1]
+    total: Int64 = np.zeros((*first.shape[:3], outputs), dtype=adder.dtype(layer))
+    for cut in mac_chunks(graph, node, layer):
+        psum = total if layer.dataflow == "os" else np.zeros_like(total)
+        for k in cut:
+            if node.second == "tokens":
+                row = second[:, k]  # (batch, head, N)
+            else:
+                row = np.moveaxis(second[:, :, :, k], 1, 2)
+            psum = adder.add(psum, first[:, :, :, k, None] * row[:, None], layer.psum_bits)
+        total = psum if layer.dataflow == "os" else adder.add(total, psum, layer.width_bits)
+    if adder.exact:
+        total = adder.finish(total, layer.width_bits)
+    result.partial_sums[node.name] = PartialSums(adder.minimum, adder.maximum, adder.overflows)
+    return total.reshape(len(total), *node.output.shape).astype(np.int64)
 
 
 class _Adder:

@@ -23,6 +23,7 @@ from accelsim.ir.integer_graph import (
     Dequantize,
     IntegerGraph,
     Mac,
+    MatMul,
     Multiplier,
     Node,
     Quantize,
@@ -45,6 +46,8 @@ _PLAIN = (
     "weight_bits",
     "weight_zero_point",
     "accumulator_width_bits",
+    "heads",
+    "second",
 )
 _OMITTED = {"kind": "codes", "precision": "float64", "rounding": "operands"}
 """Keys written only where they differ: what the host does, which graphs from PyTorch do not have."""
@@ -217,6 +220,8 @@ def _node_to_json(node: Node, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[
             keep("weight", node.weight, np.int8)
             keep("bias", node.bias, np.int32)
             keep_multiplier("multiplier", node.multiplier)
+        case MatMul():
+            keep_multiplier("multiplier", node.multiplier)
         case Add():
             for number, multiplier in enumerate(node.multipliers):
                 keep_multiplier(f"multiplier{number}", multiplier)
@@ -229,7 +234,7 @@ def _node_to_json(node: Node, tensors: dict[str, np.ndarray[Any, Any]]) -> dict[
 
 
 _LISTS = {"stride": 2, "padding": 4, "dilation": 2, "kernel": 2, "clip": 2}
-_TYPES: dict[str, type] = {"count_include_pad": bool, "function": str}
+_TYPES: dict[str, type] = {"count_include_pad": bool, "function": str, "second": str}
 
 
 def _typed(data: dict[str, Any], key: str, kind: type) -> Any:
@@ -306,6 +311,8 @@ def _node_from_json(data: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any
     if issubclass(kind, Mac):
         fields["weight"] = tensor("weight", np.int8)
         fields["bias"] = tensor("bias", np.int32)
+        fields["multiplier"] = multiplier("multiplier")
+    elif kind is MatMul:
         fields["multiplier"] = multiplier("multiplier")
     elif kind is Add:
         fields["multipliers"] = (multiplier("multiplier0"), multiplier("multiplier1"))

@@ -17,7 +17,7 @@ from accelsim.isa.instructions import (
 )
 from accelsim.isa.modes import Modes
 from accelsim.isa.packing import pack_records, pack_rows, unpack_records, unpack_rows
-from accelsim.isa.program import Layer, Piece, Program, TensorRegion, load_program
+from accelsim.isa.program import Layer, Layout, Piece, Program, TensorRegion, load_program
 from accelsim.isa.walker import Window, accesses, accumulator_words, destination_offsets, window_of
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Compute",
     "Instruction",
     "Layer",
+    "Layout",
     "Load",
     "Memory",
     "Modes",

@@ -31,6 +31,7 @@ class Order:
         sequence: instruction indices in an order that respects every queue and token.
         done_before: int64 (instructions, units): how many of each unit's instructions are surely done before this
             one's first cycle.
+        tokens: (giver, taker) of every token, in the order they are taken.
         position: each instruction's place in its own unit's queue.
     """
 
@@ -42,6 +43,7 @@ class Order:
             self.queues[instruction.UNIT].append(index)
         self.done_before: npt.NDArray[np.int64] = np.zeros((len(instructions), len(Unit)), dtype=np.int64)
         self.sequence: list[int] = []
+        self.tokens: list[tuple[int, int]] = []
         self._walk(instructions)
 
     def _walk(self, instructions: Sequence[Instruction]) -> None:
@@ -68,6 +70,7 @@ class Order:
                     for source in instruction.waits():
                         giver = tokens[source, unit].popleft()
                         takers[source, unit].append(index)
+                        self.tokens.append((giver, index))
                         np.maximum(clock, self.done_before[giver], out=clock)
                         clock[source] = max(clock[source], self.position[giver] + 1)
                     self.done_before[index] = clock

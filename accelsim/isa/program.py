@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,8 @@ HEADER = struct.Struct(f"<8sHHI{MODES_BYTES}s8x32s32s32s32s32x")
 HEADER_BYTES = HEADER.size
 assert HEADER_BYTES == 192
 
+Layout = Literal["nhwc", "columns", "pixel_columns"]
+
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
@@ -46,8 +49,9 @@ class TensorRegion:
         address: of its first byte.
         batch, shape: (batch, height, width, channels).
         layout: "nhwc"; or "columns", what input-stationary uses: for each block of at most `block` images, K rows of
-            the block's images (input), or one (N, batch) matrix (output).
-        block: images of one block of a "columns" input; 0 otherwise.
+            the block's images (input), or one (N, batch) matrix (output). "pixel_columns" has the pixels of each image
+            in place of images: K rows of a block's pixels, no block holding two images', and (N, batch * H * W).
+        block: images or pixels of one block of an input in columns; 0 otherwise.
         scale, zero_point: real = scale * (q - zero_point).
         precision: of the division that quantises an input.
         limits: (smallest, largest) code; None stands for those of the modes' activation format.
@@ -58,7 +62,7 @@ class TensorRegion:
     address: int
     batch: int
     shape: tuple[int, int, int]
-    layout: Literal["nhwc", "columns"] = "nhwc"
+    layout: Layout = "nhwc"
     block: int = 0
     scale: float
     zero_point: int
@@ -87,20 +91,37 @@ class TensorRegion:
         codes = (tensor & 0xFF).astype(np.uint8)
         if self.layout == "nhwc":
             return codes.ravel()
-        flat = codes.reshape(self.batch, -1)
-        return np.concatenate([flat[i : i + self.block].T.ravel() for i in range(0, self.batch, self.block)])
+        return np.concatenate([block.T.ravel() for block in _blocks(codes.reshape(*self._vectors), self.block)])
+
+    @property
+    def _vectors(self) -> tuple[int, int, int]:
+        """(sets, vectors of each, elements of each): of all images, or of the pixels of each image."""
+        height, width, channels = self.shape
+        if self.layout == "columns":
+            return 1, self.batch, math.prod(self.shape)
+        return self.batch, height * width, channels
 
     def unpack(self, data: Bytes, form: IntFormat) -> Int64:
         """Turn the region's bytes into codes (batch, H, W, C)."""
         codes = data.view(np.int8) if form.signed else data
         if self.layout == "nhwc":
             return codes.reshape(self.batch, *self.shape).astype(np.int64)
-        if self.block:
-            inner = codes.size // self.batch
-            blocks = [codes[i * inner : (i + self.block) * inner] for i in range(0, self.batch, self.block)]
-            images = np.concatenate([block.reshape(inner, -1).T for block in blocks])
-            return images.reshape(self.batch, *self.shape).astype(np.int64)
-        return np.ascontiguousarray(codes.reshape(-1, self.batch).T).reshape(self.batch, *self.shape).astype(np.int64)
+        sets, vectors, inner = self._vectors
+        if not self.block:
+            return np.ascontiguousarray(codes.reshape(inner, -1).T).reshape(self.batch, *self.shape).astype(np.int64)
+        whole = np.empty((sets, vectors, inner), dtype=np.int64)
+        start = 0
+        for block in _blocks(whole, self.block):
+            block[...] = codes[start : start + block.size].reshape(inner, -1).T
+            start += block.size
+        return whole.reshape(self.batch, *self.shape)
+
+
+def _blocks(vectors: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
+    """Blocks of at most `size` vectors each, of (sets, vectors, elements), as views."""
+    for one in vectors:
+        for first in range(0, len(one), size):
+            yield one[first : first + size]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +340,8 @@ def _region(data: dict[str, Any], image_bytes: int, form: IntFormat) -> TensorRe
     numbers = (region.address, region.batch, region.block, *region.shape)
     if not all(type(number) is int and number >= 0 for number in numbers) or len(region.shape) != 3:
         raise ValueError(f"region of {region.node}: {numbers} are not sizes")
+    if region.layout not in get_args(Layout) or (region.layout == "nhwc" and region.block):
+        raise ValueError(f"region of {region.node}: layout {region.layout!r} with blocks of {region.block}")
     if region.precision not in get_args(Precision):
         raise ValueError(f"region of {region.node}: precision {region.precision!r}")
     if region.size < 1 or region.address + region.size > image_bytes:

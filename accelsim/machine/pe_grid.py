@@ -27,6 +27,8 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Registers = Mapping[str, npt.NDArray[np.int64] | int]
 Observe = Callable[[int, Registers], None]
+Wires = Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.bool_] | int]
+Probe = Callable[[int, Registers, Wires], None]
 
 COUNTERS = (
     *("mul", "add.array", "add.accumulator"),
@@ -73,7 +75,7 @@ class GridRun:
         captures: counted as they happened; bytes for buffers, words' elements for the accumulator memory.
         overflows: additions whose exact result left its range.
         psum_min, psum_max: extremes of the exact sums and of the start values; None if nothing was added.
-        span: of each instruction, the first weight load (ws) or issue (os), and the last wave at PE(R-1, C-1).
+        span: of each instruction, first weight load (ws) or issue (os), and the last product's wave at PE(R-1, C-1).
     """
 
     issue: list[int]
@@ -96,6 +98,7 @@ def run(
     bias: Int64,
     ready: Sequence[int] | None = None,
     observe: Observe | None = None,
+    probe: Probe | None = None,
     max_cycles: int = 1_000_000,
 ) -> GridRun:
     """Step COMPUTE instructions in program order until all are done; cycle 0 is the first that may issue.
@@ -106,6 +109,9 @@ def run(
         bias: int64, of each parameter record; lane l starts from bias[param + l].
         ready: earliest issue cycle of each instruction (its tokens are there); 0 if not given.
         observe: called in every cycle with the cycle and the registers it starts from.
+        probe: called in every cycle with the cycle, the registers as it leaves them and what was on its wires: what
+            is fetched and loaded (`fetch.*`, `load.*`), what the PEs add (`pe.*`, absent where none does) and what
+            the accumulator memory writes (`write.*`, absent where it does not); int64 (R, C) and (C,), `pe.on` bool.
     Raises:
         ValueError: an instruction this array cannot run.
         RuntimeError: not done within `max_cycles`, or two values met in one register.
@@ -119,6 +125,7 @@ def run(
         bias=bias,
         ready=ready,
         observe=observe,
+        probe=probe,
     )
     return grid.run(max_cycles)
 
@@ -285,6 +292,7 @@ class _Work(NamedTuple):
         start: os, what the first product is added to.
         multiplies: a product is added; elsewhere the sum is passed on.
         passes: ws, the PE's register takes the sum.
+        live: a product of the wave is in one of its row's PEs, be it gated in this one.
         first, last: os, of a tile.
         wave: the tile's tag, NONE where the stage is empty.
     """
@@ -293,6 +301,7 @@ class _Work(NamedTuple):
     start: Int64
     multiplies: Bool
     passes: Bool
+    live: Bool
     first: Bool
     last: Bool
     wave: Int64
@@ -326,11 +335,13 @@ class _Grid:
         bias: Int64,
         ready: Sequence[int] | None = None,
         observe: Observe | None = None,
+        probe: Probe | None = None,
         early_load: bool = False,
     ):
         for compute in computes:
             _check(compute, config)
-        self.config, self.observe, self.early_load = config, observe, early_load
+        self.config, self.observe, self.probe, self.early_load = config, observe, probe, early_load
+        self.wires: dict[str, Int64 | Bool | int] = {}  # of this cycle, if there is a probe
         self.bias = bias
         self.ready = list(ready) if ready is not None else [0] * len(computes)
         self.tiles: list[_Tile] = []
@@ -392,7 +403,7 @@ class _Grid:
         self.activation, self.weight, self.shadow, self.psum = pe(), pe(), pe(), pe()
         self.control = np.stack((pe(NONE), pe()))  # of the wave that was here in the cycle before: tag, flags
         nothing, no = pe(), np.zeros((R, C), dtype=np.bool_)
-        empty = _Work(nothing, nothing, no, no, no, no, pe(NONE))
+        empty = _Work(nothing, nothing, no, no, no, no, no, pe(NONE))
         self.multiplying = _Pipeline(config.mac_latency - config.add_latency, empty)
         self.adding = _Pipeline(config.add_latency - 1, empty)
         self.psum_tag = pe(NONE)  # ws: whose sum was written in the cycle before
@@ -436,6 +447,9 @@ class _Grid:
             self.output_stationary = bool(self.tiles[self.load_tile].compute.output_stationary)
         leaving = self._step_output_stationary() if self.output_stationary else self._step_weight_stationary()
         self._step_accumulators(*leaving)
+        if self.probe is not None:
+            self.probe(self.cycle, self.registers(), self.wires)
+            self.wires = {}
 
     def registers(self) -> dict[str, Int64 | int]:
         """The registers' contents at the start of a cycle, copied. Tags number tiles over all instructions."""
@@ -456,7 +470,9 @@ class _Grid:
             "row.flags": self._rows(self.row_control)[1],
             "row.word": self.word,
             "skew.activation": self.skew_activation.value,
+            "skew.activation_wave": self.skew_activation.tag,
             "skew.weight": self.skew_weight.value,
+            "skew.weight_row": self.skew_weight.tag,
             "skew.diagonal": self.skew_diagonal.value,
             "skew.preload": self.skew_preload.value,
             "deskew.psum": self.deskew.value,
@@ -495,6 +511,7 @@ class _Grid:
             tile, row = self.tiles[self.load_tile], self.load_row
             if row == 0 and tile.first:
                 self._issue(tile)
+            self._show_load(self.load_tile, row)
             line = tile.operands.pieces[tile.piece].weight_row
             used = self.columns < tile.compute.lanes
             target = np.full(C, row + R, dtype=np.int64)
@@ -516,6 +533,7 @@ class _Grid:
         if streaming:
             tile, tag = self.tiles[self.stream_tile], self.stream_tile
             command = tag, LIVE | FIRST * switching, 0, 0
+            self._show_fetch(tag, tile.piece, self.stream_word)
             lanes = tile.operands.words[tile.piece, self.stream_word]
             lane_tag = np.where(np.arange(R) < tile.length, tag, NONE)
             self.captures["read.activation"] += int(tile.operands.inside[tile.piece, self.stream_word])
@@ -529,7 +547,7 @@ class _Grid:
         weight = np.where(switch, self.shadow, self.weight)
         duty = self.duties[wave, self.i, self.j]
         passes_activation = duty & PASS_ACTIVATION > 0
-        entering = self._multiply(activation, weight, duty & MULTIPLY > 0, wave, passes=duty & PASS_PSUM > 0)
+        entering = self._multiply(activation, weight, duty & MULTIPLY > 0, wave, flags, passes=duty & PASS_PSUM > 0)
         above = _from_above(self.psum, np.zeros(C, dtype=np.int64))
         sums = self.adding.shift(self._add(above, self.multiplying.shift(entering)))
         below = self.psum_tag[R - 1]
@@ -550,7 +568,7 @@ class _Grid:
         if arriving.size:
             self.shadow[weight_target[arriving] % R, arriving] = weight_in[arriving]
             self.captures["register.weight"] += int(np.count_nonzero(weight_target[arriving] < R))
-        self._note_last_wave(sums.wave)
+        self._note_last_wave(sums)
 
         self.stream_wait = max(self.stream_wait - 1, 0)
         if streaming:
@@ -595,7 +613,7 @@ class _Grid:
         # The streamer: row 0's control word; row i sees it i cycles later. A piece's slot on the port is R steps.
         streaming = self.stream_word > 0 or self.stream_phase > 0 or self._may_stream()
         takes = streaming and self.stream_phase == 0
-        command, cycles_left = IDLE, 0
+        command, cycles_left, more_products = IDLE, 0, False
         weights, weight_tag = np.zeros(C, dtype=np.int64), np.full(C, NONE, dtype=np.int64)
         if streaming:
             tile = self.tiles[self.stream_tile]
@@ -603,9 +621,10 @@ class _Grid:
                 self._issue(tile)
             pieces = tile.operands.pieces
             piece, byte = divmod(self.stream_word, R)
+            self._show_fetch(self.stream_tile, piece, byte)
             length = pieces[piece].length
-            in_last_slot = piece == len(pieces) - 1
-            end = R if len(pieces) == 1 else length  # the wave lasts at least R steps
+            in_last_slot, more_products = piece == len(pieces) - 1, byte + 1 < length
+            end = R if len(pieces) == 1 else length  # sums stay at least R steps
             cycles_left = (R * len(pieces) - self.stream_word) * self.step_cycles - self.stream_phase
             if takes and (not in_last_slot or byte < end):
                 marks = LIVE * (byte < length) + FIRST * (self.stream_word == 0)
@@ -620,12 +639,13 @@ class _Grid:
         wave, flags = control
 
         # The start values: one accumulator word (or the biases) a cycle, bottom row's first.
-        loading = self._may_preload(streaming, cycles_left, wave[0], flags[0])
+        loading = self._may_preload(streaming, cycles_left, more_products, flags[0])
         start, hops = np.zeros(C, dtype=np.int64), np.full(C, NONE, dtype=np.int64)
         if loading:
             tile, row = self.tiles[self.load_tile], R - 1 - self.load_row
             if self.load_row == 0 and tile.first:
                 self._issue(tile)
+            self._show_load(self.load_tile, row)
             if row < tile.words:
                 start = self._start_word(tile, row)
                 hops = np.where(self.columns < tile.compute.lanes, row, NONE)
@@ -652,7 +672,7 @@ class _Grid:
         if (preloaded & (self.preload_hops != 0)).any():
             raise RuntimeError(f"pe_grid: a start value is not in its place in cycle {self.cycle}")
         begin = np.where(preloaded, self.preload, 0)  # taken with the operands, and kept until it is added to
-        entering = self._multiply(activation, weight, on, wave, start=begin, first=first, last=flags & LAST > 0)
+        entering = self._multiply(activation, weight, on, wave, flags, start=begin, first=first)
         sums = self.adding.shift(self._add(self.psum, self.multiplying.shift(entering)))
 
         # End of the cycle.
@@ -668,7 +688,7 @@ class _Grid:
         self.psum = np.where(sums.multiplies, sums.value, self.psum)
         self.control, self.row_control = control, row_control
         self.release = (sums.wave[-1] >= 0) & sums.last[-1]
-        self._note_last_wave(sums.wave)
+        self._note_last_wave(sums)
         if streaming:
             tile = self.tiles[self.stream_tile]
             if takes and self.stream_word == 0:
@@ -704,8 +724,12 @@ class _Grid:
             return False
         return self._may_issue(tile)
 
-    def _may_preload(self, streaming: bool, cycles_left: int, row0: Int64, row0_flags: Int64) -> bool:
-        """Whether a start value is read: R cycles before the tile's first word may be."""
+    def _may_preload(self, streaming: bool, cycles_left: int, more_products: bool, row0: Int64) -> bool:
+        """Whether a start value is read: R cycles before the tile's first word may be.
+
+        `cycles_left`: until the port is free; `more_products`: this slot has products in later cycles; `row0`: flags of
+        the waves that enter row 0's PEs.
+        """
         if self.load_row > 0:
             return True
         if self.load_tile == len(self.tiles) or not self.tiles[self.load_tile].preloaded:
@@ -716,12 +740,9 @@ class _Grid:
         else:  # the port will be free in R cycles
             free = not streaming or (cycles_left <= self.config.rows and self.stream_tile == self.load_tile - 1)
         if self.load_tile > 0 and self.tiles[self.load_tile - 1].compute.serial:
-            # In R cycles the array is empty: row 0 has at most the last addition, in its last PE.
-            stages = [(work.wave[0], work.last[0]) for work in self._in_flight()]
-            stages.append((row0, row0_flags & LAST > 0))
-            ending, marks = stages.pop(0)
-            free = free and all(bool((wave < 0).all()) for wave, _ in stages)
-            free = free and bool((ending[:-1] < 0).all()) and bool(ending[-1] < 0 or marks[-1])
+            # In R cycles the array is empty: row 0 has at most the end of the last addition, in its last PE.
+            ending, *behind = [*(work.live[0] for work in self._in_flight()), row0 & LIVE > 0]
+            free = free and not more_products and not ending[:-1].any() and not any(live.any() for live in behind)
         return free and self._may_issue(tile)
 
     def _start_word(self, tile: _Tile, row: int) -> Int64:
@@ -781,11 +802,12 @@ class _Grid:
         self.outstanding += 1
 
     def _empty(self) -> bool:
-        """Whether no wave of an earlier cycle is at any PE, nor in its multiply-add, in this one."""
+        """Whether no wave with a product of an earlier cycle is at any PE, nor in its multiply-add, in this one."""
+        used = self._row_delay() * (self.config.rows - 1)
         return (
-            bool((self.row_control[0, : self._row_delay() * (self.config.rows - 1)] < 0).all())
-            and bool((self.control[0, :, :-1] < 0).all())
-            and all(bool((work.wave < 0).all()) for work in self._in_flight())
+            not (self.row_control[1, :used] & LIVE).any()
+            and not (self.control[1, :, :-1] & LIVE).any()
+            and not any(work.live.any() for work in self._in_flight())
         )
 
     def _in_flight(self) -> list[_Work]:
@@ -808,11 +830,20 @@ class _Grid:
         chain[:, 1 : used + 1] = self.row_control[:, :used]
         return chain, np.concatenate((self._rows(chain)[:2, :, None], self.control[:, :, :-1]), axis=2)
 
-    def _note_last_wave(self, sums: Int64) -> None:
+    def _note_last_wave(self, sums: _Work) -> None:
         """Of the additions that end in this cycle, the corner's: the last of its wave, gated or not."""
-        corner = int(sums[-1, -1])
-        if corner >= 0:
-            self.last_wave[self.tiles[corner].instruction] = self.cycle
+        if sums.live[-1, -1]:
+            self.last_wave[self.tiles[int(sums.wave[-1, -1])].instruction] = self.cycle
+
+    def _show_fetch(self, tile: int, piece: int, position: int) -> None:
+        """For the probe: the activation port works for a tile; position: ws, the word; os, row 0's byte."""
+        if self.probe is not None:
+            self.wires.update({"fetch.tile": tile, "fetch.piece": piece, "fetch.position": position})
+
+    def _show_load(self, tile: int, row: int) -> None:
+        """For the probe: the weight port (ws) or the preload (os) works for a tile's row."""
+        if self.probe is not None:
+            self.wires.update({"load.tile": tile, "load.row": row})
 
     def _multiply(
         self,
@@ -820,14 +851,17 @@ class _Grid:
         weight: Int64,
         on: Bool,
         wave: Int64,
+        flags: Int64,
         *,
         start: Int64 | None = None,
         first: Bool | None = None,
-        last: Bool | None = None,
         passes: Bool | None = None,
     ) -> _Work:
         """What enters the multiply-adds in this cycle; 0 where no product is added."""
-        self.captures["mul"] += int(np.count_nonzero(on))
+        count = int(np.count_nonzero(on))
+        self.captures["mul"] += count
+        if count and self.probe is not None:
+            self.wires |= {"pe.on": on, "pe.activation": activation, "pe.weight": weight}
         nothing, no = np.zeros_like(wave), np.zeros_like(on)
         return _Work(
             value=np.where(on, activation * weight, 0),
@@ -835,7 +869,8 @@ class _Grid:
             multiplies=on,
             passes=no if passes is None else passes,
             first=no if first is None else first,
-            last=no if last is None else last,
+            live=(wave >= 0) & (flags & LIVE > 0),
+            last=flags & LAST > 0,
             wave=wave,
         )
 
@@ -851,10 +886,13 @@ class _Grid:
         self._see(exact[on])
         low, high = self.low[work.wave], self.high[work.wave]
         over = on & ((exact < low) | (exact > high))
-        if not over.any():
-            return work._replace(value=exact)
-        self.overflows += int(np.count_nonzero(over))
-        return work._replace(value=np.where(over, self._fit(exact, low, high), exact))
+        result = exact
+        if over.any():
+            self.overflows += int(np.count_nonzero(over))
+            result = np.where(over, self._fit(exact, low, high), exact)
+        if self.probe is not None:
+            self.wires |= {"pe.psum": psum, "pe.exact": exact, "pe.result": result}
+        return work._replace(value=result)
 
     def _psum_bits(self, compute: Compute) -> int:
         if self.config.saturate_at == "end":
@@ -889,6 +927,9 @@ class _Grid:
             last = self.out_word == tile.words - 1
         # End of the cycle.
         self.captures["register.skew"] += self.deskew.shift(value, tag)
+        if result is not None and self.probe is not None:
+            self.wires.update({"write.tile": writer, "write.address": self.pipe_address, "write.result": result.copy()})
+            self.wires.update({"write.operand": self.pipe_operand.copy(), "write.sum": self.pipe_psum.copy()})
         if result is not None:
             self.memory[self.pipe_address, : result.size] = result
             self.captures["write.accumulator"] += result.size

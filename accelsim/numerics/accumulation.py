@@ -164,9 +164,10 @@ def accumulate(
     Raises:
         ValueError: `cuts` do not partition range(K).
 
-    Four ways give the same bits, and the last three the same figures: a matrix product where a bound proves that no
-    addition overflows and no figures are wanted, running sums, one addition at a time, and Python integers where
-    int64 might not hold a sum. Tests force each.
+    Five ways give the same bits, and the last three the same figures. Where none are wanted: a matrix product, if a
+    bound proves that no addition overflows; else matrix products of short stretches of K, and one addition at a time
+    for the outputs that a stretch might take out of range. Where they are: running sums, one addition at a time, and
+    Python integers where int64 might not hold a sum. Tests force each.
     """
     return _sum(x[:, :, None], w, cuts, arithmetic, start, resumed, final, statistics)
 
@@ -226,6 +227,7 @@ def _sum(
         seen = PsumStatistics() if statistics is None else statistics
         if start is not None and not resumed:
             seen.see(int(total.min()), int(total.max()))
+        unwatched = statistics is None and every and bound < 1 << 53
         psum_form = IntFormat(arithmetic.psum_bits) if every else None
         sum_form = IntFormat(arithmetic.width_bits) if every else None
         for cut in cuts:
@@ -233,7 +235,10 @@ def _sum(
                 continue
             first = np.zeros_like(total) if arithmetic.splits_chunks else total
             chunk = slice(cut.start, cut.stop)
-            psum = _add_chunk(first, values[:, chunk], weights[chunk], psum_form, overflow, seen)
+            if unwatched and psum_form is not None:
+                psum = _add_stretches(first, values[:, chunk], weights[chunk], psum_form, overflow)
+            else:
+                psum = _add_chunk(first, values[:, chunk], weights[chunk], psum_form, overflow, seen)
             total = _add(total, psum, sum_form, overflow, seen) if arithmetic.splits_chunks else psum
     if every:
         return total.astype(np.int64)
@@ -290,6 +295,40 @@ def _add_chunk(
 
 
 _SLICE = 1 << 18
+
+
+def _add_stretches(
+    s: npt.NDArray[np.int64],
+    x: npt.NDArray[np.int64],
+    w: npt.NDArray[np.int64],
+    form: IntFormat,
+    overflow: Overflow,
+) -> npt.NDArray[np.int64]:
+    """`_add_chunk` without figures, for sums below 2**53: matrix products wherever nothing can overflow."""
+    if overflow == "wrap":  # the low bits of a sum do not depend on when the others are dropped
+        return fit(s + _exact_product(x, w), form.bits, overflow)
+    for first in range(0, x.shape[1], _STRETCH):
+        taken = slice(first, first + _STRETCH)
+        part, weights = x[:, taken], w[taken]
+        product = _exact_product(part, weights)
+        reach = _magnitude_bound(part, weights)
+        total = s + product
+        if int(s.max()) + reach > form.maximum or int(s.min()) - reach < form.minimum:
+            # No prefix of a stretch lies above what its positive products add, or below what its negative ones take.
+            rise = _exact_product(np.maximum(part, 0), np.maximum(weights, 0))
+            rise += _exact_product(np.minimum(part, 0), np.minimum(weights, 0))
+            rows, lanes = np.nonzero((s + rise > form.maximum) | (s + product - rise < form.minimum))
+            own = lanes if part.shape[2] > 1 else np.zeros_like(lanes)
+            sums: npt.NDArray[Any] = s[rows, lanes]
+            for k in range(weights.shape[0]):
+                exact: npt.NDArray[np.int64] = sums + part[rows, k, own] * weights[k, lanes]
+                sums = form.saturate(exact)
+            total[rows, lanes] = sums
+        s = total
+    return s
+
+
+_STRETCH = 64
 
 
 def _magnitude_bound(x: npt.NDArray[np.int64], w: npt.NDArray[np.int64]) -> int:

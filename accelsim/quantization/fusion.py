@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from accelsim.ir.float_graph import FloatActivation, FloatAdd, FloatConv2d, FloatFlatten, FloatGraph, FloatLinear
+from accelsim.ir.float_graph import (
+    FloatActivation,
+    FloatAdd,
+    FloatConv2d,
+    FloatFlatten,
+    FloatGraph,
+    FloatLinear,
+    FloatMatMul,
+)
 
 
 @dataclass(frozen=True)
@@ -13,9 +21,9 @@ class Fusion:
 
     Attributes:
         source: for every float node, the float node whose integer node computes its tensor.
-        activation: convolutions, linear layers and sums that clip for the ReLU or ReLU6 behind them.
-        only_tables: convolutions, linear layers and sums that nothing but tanh and sigmoid reads, with the names of
-            these readers.
+        activation: convolutions, linear layers, products and sums that clip for the ReLU or ReLU6 behind them.
+        only_tables: convolutions, linear layers, products and sums that nothing but tanh and sigmoid reads, with the
+            names of these readers.
     """
 
     source: dict[str, str]
@@ -27,7 +35,7 @@ def plan_fusion(graph: FloatGraph) -> Fusion:
     """Decide what is fused.
 
     A flatten is no node: integer tensors keep (H, W, C), and the linear layer behind permutes its weights. A ReLU or
-    ReLU6 that is the only reader of a convolution, linear layer or sum, through flattens or not, becomes that
+    ReLU6 that is the only reader of a convolution, linear layer, product or sum, through flattens or not, becomes that
     node's clip. Every other activation is a node of its own.
     """
     unflattened: dict[str, str] = {}
@@ -49,14 +57,14 @@ def plan_fusion(graph: FloatGraph) -> Fusion:
             source[node.name] = source[node.inputs[0]]
         elif isinstance(node, FloatActivation) and node.kind in ("relu", "relu6"):
             before = source[node.inputs[0]]
-            computes = isinstance(graph.by_name[before], FloatConv2d | FloatLinear | FloatAdd)
+            computes = isinstance(graph.by_name[before], FloatConv2d | FloatLinear | FloatMatMul | FloatAdd)
             if computes and readers[before] == [node.name]:
                 source[node.name] = before
                 activation[before] = node
     only_tables = {}
     for name, names in readers.items():
         tables = names and all(_is_table(graph, reader) for reader in names)
-        if isinstance(graph.by_name[name], FloatConv2d | FloatLinear | FloatAdd) and tables:
+        if isinstance(graph.by_name[name], FloatConv2d | FloatLinear | FloatMatMul | FloatAdd) and tables:
             only_tables[name] = names
     return Fusion(source, activation, only_tables)
 

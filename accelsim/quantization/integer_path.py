@@ -108,7 +108,7 @@ def rewrite(
         if isinstance(node, Mac):
             place = Place(graph, node, graph.by_name[node.inputs[0]].output)
             edited[node.name] = node = edit(place, sources[0])
-        layers = {node.name: (Layer(graph, node, EXACT), EXACT)} if isinstance(node, Mac) else {}
+        layers = {node.name: (Layer(graph, node, EXACT) if isinstance(node, Mac) else None, EXACT)}
         if isinstance(node, Input):
             tensors[node.name] = entered
         else:

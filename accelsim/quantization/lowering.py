@@ -22,6 +22,7 @@ from accelsim.ir.float_graph import (
     FloatGraph,
     FloatInput,
     FloatLinear,
+    FloatMatMul,
     FloatMaxPool2d,
     FloatNode,
     Shape,
@@ -35,6 +36,7 @@ from accelsim.ir.integer_graph import (
     IntegerGraph,
     Linear,
     Mac,
+    MatMul,
     MaxPool2d,
     Multiplier,
     Node,
@@ -128,8 +130,8 @@ class _Lowering:
         for node in self.float_graph.nodes:
             if self.fusion.source[node.name] == node.name:
                 self.nodes[node.name] = self._node(node)
-        self._check_names("accumulator_width_bits", self.scheme.accumulator_width_bits)
-        self._check_names("weights", self.weights)
+        self._check_names("accumulator_width_bits", self.scheme.accumulator_width_bits, Mac | MatMul)
+        self._check_names("weights", self.weights, Mac)
         if self.saturated:
             layers = ", ".join(f"{name} ({count})" for name, count in self.saturated.items())
             warnings.warn(
@@ -162,6 +164,8 @@ class _Lowering:
                 return Input(**base, output=self._chosen_type(node.name, layout(node.shape)))
             case FloatConv2d() | FloatLinear():
                 return self._mac(node, base, sources[0].output)
+            case FloatMatMul():
+                return self._matmul(node, base, (sources[0].output, sources[1].output))
             case FloatAdd():
                 return self._add(node, base, (sources[0].output, sources[1].output))
             case FloatActivation(kind="relu" | "relu6"):
@@ -370,6 +374,27 @@ class _Lowering:
         clip = self._clip(self.fusion.activation.get(node.name), target)
         return Add(**base, output=target, multipliers=(first, second), clip=clip)
 
+    def _matmul(self, node: FloatMatMul, base: dict[str, Any], sources: tuple[TensorType, TensorType]) -> MatMul:
+        first, second = sources
+        if self.scheme.zero_points == "folded" and (first.zero_point or second.zero_point):
+            raise self._refuse(
+                node,
+                f"zero points {first.zero_point} and {second.zero_point} of two activation tensors cannot be folded "
+                "into a bias; use zero_points = 'subtracted', or activation.symmetric = true",
+            )
+        target = self._chosen_type(node.name, layout(node.shape))
+        return MatMul(
+            **base,
+            output=target,
+            heads=node.heads,
+            second=node.second,
+            multiplier=self._multiplier(
+                node, self._real(first.scale, np.array([second.scale * node.scale]), target.scale)
+            ),
+            clip=self._clip(self.fusion.activation.get(node.name), target),
+            accumulator_width_bits=self.scheme.accumulator_width_bits.get(node.name),
+        )
+
     def _table(self, node: FloatActivation, base: dict[str, Any], source: TensorType) -> Table:
         _, codes = self._table_codes(node.name)
         entries = tabulate(node.kind, self.form, (source.scale, source.zero_point), codes)
@@ -416,8 +441,8 @@ class _Lowering:
                 key = next(key for key in keys if key not in weights)
                 raise InputError(f"{where}, which keeps the codes of {kept!r}; set {key} there")
 
-    def _check_names(self, what: str, given: Iterable[str]) -> None:
-        names = [node.name for node in self.nodes.values() if isinstance(node, Mac)]
+    def _check_names(self, what: str, given: Iterable[str], kinds: Any) -> None:
+        names = [node.name for node in self.nodes.values() if isinstance(node, kinds)]
         for name in given:
             if name not in names:
                 remedy = did_you_mean(name, names) or f"; there are {', '.join(names) or 'none'}"
@@ -444,6 +469,6 @@ def _same_scale(source: TensorType, shape: tuple[int, int, int]) -> TensorType:
 
 def _chooses(node: FloatNode) -> bool:
     """Whether a node has codes of its own; pools and clips have those of their input."""
-    return isinstance(node, FloatInput | FloatConv2d | FloatLinear | FloatAdd) or (
+    return isinstance(node, FloatInput | FloatConv2d | FloatLinear | FloatMatMul | FloatAdd) or (
         isinstance(node, FloatActivation) and node.kind in FUNCTIONS
     )

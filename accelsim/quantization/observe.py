@@ -25,6 +25,7 @@ from accelsim.ir.float_graph import (
     FloatGraph,
     FloatInput,
     FloatLinear,
+    FloatMatMul,
     FloatMaxPool2d,
     FloatNode,
 )
@@ -135,6 +136,8 @@ def _apply(node: FloatNode, inputs: list[Tensor]) -> Tensor:
         case FloatLinear():
             bias = None if node.bias is None else _tensor(node.bias)
             return functional.linear(x, _tensor(node.weight), bias)
+        case FloatMatMul():
+            return _matmul(node, x, inputs[1])
         case FloatBatchNorm2d():
             mean, variance, gamma, beta = map(_tensor, (node.mean, node.variance, node.gamma, node.beta))
             return functional.batch_norm(x, mean, variance, gamma, beta, eps=node.eps)
@@ -167,6 +170,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def _tensor(array: FloatArray) -> Tensor:
     """A parameter as a tensor; copied where PyTorch would warn or refuse to share it (read-only, reversed)."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _matmul(node: FloatMatMul, first: Tensor, second: Tensor) -> Tensor:
+    """(N, heads, channels, tokens) of both operands; the result's channels are rows, the first's tokens columns."""
+    a, b = (one.reshape(len(one), node.heads, one.shape[1] // node.heads, -1) for one in (first, second))
+    rows = b if node.second == "tokens" else b.transpose(2, 3)
+    return (node.scale * (rows @ a)).reshape(len(a), *node.shape)
 
 
 def _window_sums(x: Tensor, node: FloatAvgPool2d) -> Tensor:

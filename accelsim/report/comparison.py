@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.explore.differences import count_differences
 from accelsim.ir import IntegerGraph, TensorType
 from accelsim.report.text import table
 
@@ -119,6 +118,8 @@ class _Tally:
         self.noise += float((error**2).sum())
         self.signal += float((real_a**2).sum())
         if self.alike:
+            from accelsim.explore.differences import count_differences  # brings the engine's compiler along
+
             (found,) = count_differences({name: a}, {name: b})
             self.steps.update(found.steps)
         if self.first is None and error.any():

@@ -6,7 +6,6 @@ settings below hold only while a figure is drawn. `write_figures` writes them al
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,7 @@ from accelsim.config.hardware import hardware_from_dict
 from accelsim.energy import PLACES, EnergyReport
 from accelsim.errors import InputError, did_you_mean
 from accelsim.files import write_whole
-from accelsim.ir import IntegerGraph, Mac, WidthBounds, bits_for, width_bounds
+from accelsim.ir import IntegerGraph, Mac, MatMul, WidthBounds, bits_for, width_bounds
 from accelsim.isa import Unit
 from accelsim.machine import Issued
 from accelsim.numerics import Arithmetic, IntFormat
@@ -47,6 +46,7 @@ from accelsim.report.drawing import (
     styled,
     unit_name,
 )
+from accelsim.report.unit_times import busy_cycles, stall_spans
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,12 +286,12 @@ def timeline_figure(outcome: Outcome) -> Figure:
             spans = [(issued.issue, issued.done + 1 - issued.issue) for issued in mine if issued.label == label]
             busy = axes.broken_barh(spans, (unit - 0.36, 0.5), facecolor=colour(label), rasterized=many, **edge)
             busy.set_gid(f"busy {unit.name} {layers[label]}")
-        for source, spans in _stall_spans(mine).items():
+        for source, spans in stall_spans(mine).items():
             face, hatch, ink = STALLS[source]
             look: dict[str, Any] = {"facecolor": face, "edgecolor": ink, "hatch": hatch, "linewidth": 0}
             waits = axes.broken_barh(spans, (unit + 0.17, 0.2), rasterized=many, **look)
             waits.set_gid(f"stall {unit.name} {source.name}")
-        works, stalled = _busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
+        works, stalled = busy_cycles(mine), sum(n for issued in mine for _, n in issued.stalls)
         text = f"busy {share(works, total)}\nstalled {share(stalled, total)}"
         axes.text(1.008, unit, text, transform=axes.get_yaxis_transform(), va="center", color=INK, linespacing=1.35)
     axes.set_yticks([-1, *Unit], ["array at", *(unit.name for unit in Unit)])
@@ -325,26 +325,6 @@ def _layer_ribbon(axes: Axes, timeline: list[Issued], layers: list[str], total: 
             axes.text(first + took / 2, -1, short(name), ha="center", va="center", color="white", weight="bold")
 
 
-def _stall_spans(issued: list[Issued]) -> dict[Unit, list[tuple[int, int]]]:
-    """(first cycle, cycles) of one unit's stalls by the unit waited for; they end where the instruction issues."""
-    spans: dict[Unit, list[tuple[int, int]]] = defaultdict(list)
-    for one in issued:
-        first = one.issue - sum(cycles for _, cycles in one.stalls)
-        for source, cycles in one.stalls:
-            spans[source].append((first, cycles))
-            first += cycles
-    return {unit: spans[unit] for unit in Unit if unit in spans}
-
-
-def _busy_cycles(issued: list[Issued]) -> int:
-    """Cycles in which one unit has an instruction at work; those of COMPUTE overlap."""
-    busy, last = 0, -1
-    for one in sorted(issued, key=lambda one: one.issue):
-        busy += max(one.done - max(one.issue - 1, last), 0)
-        last = max(last, one.done)
-    return busy
-
-
 # Partial sums -------------------------------------------------------------------------------------------------
 
 
@@ -358,7 +338,7 @@ def partial_sum_figure(report: Report, graph: IntegerGraph) -> Figure:
     """
     hardware = hardware_from_dict(report["hardware"], "report")
     found = [(label, layer, graph.by_name[layer["name"]]) for label, layer in enumerate(report["layers"])]
-    rows = [(label, layer, node) for label, layer, node in found if isinstance(node, Mac)]
+    rows = [(label, layer, node) for label, layer, node in found if isinstance(node, Mac | MatMul)]
     when = "at every add" if hardware.accumulator.saturate_at == "every_add" else "at the end of the sum"
     verb = "saturating" if hardware.accumulator.overflow == "saturate" else "wrapping"
     zero, bias = report["zero_points"], "PPU" if report["bias_at"] == "ppu" else "accumulator"
@@ -426,7 +406,7 @@ def _width_row(axes: Axes, row: int, layer: Report, arithmetic: Arithmetic, boun
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", color=ink, weight=weight)
 
 
-def _narrow(hardware: Hardware, node: Mac) -> bool:
+def _narrow(hardware: Hardware, node: Mac | MatMul) -> bool:
     arithmetic = hardware.arithmetic().at_width(node.accumulator_width_bits)
     return arithmetic.psum_bits < arithmetic.width_bits
 

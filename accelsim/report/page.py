@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from accelsim.explore.records import columns
+from accelsim.report.html import html_file
 
 if TYPE_CHECKING:
     from accelsim.explore.stored import Objective, Stored
@@ -21,20 +17,8 @@ MOST_POINTS = 20_000
 
 
 def sweep_page(stored: Stored, objectives: Sequence[Objective]) -> str:
-    """The page: all of it in one string of HTML, data as JSON, style and script beside it.
-
-    Nothing that a user or a store says becomes markup: the data hold no ``<``, ``>`` or ``&``, the script only ever
-    sets text, and the page's own policy allows its one script and its one style by their digests, and nothing else.
-    """
-    style, script = (_part(f"page.{kind}") for kind in ("css", "js"))
-    return _part("page.html").format(
-        title=html.escape(f"{stored.file.name}: sweep"),
-        style_digest=_digest(style),
-        script_digest=_digest(script),
-        style=style,
-        script=script,
-        data=_as_script(page_data(stored, objectives)),
-    )
+    """The page, all of it in one string of HTML (`report.html`)."""
+    return html_file("page", title=f"{stored.file.name}: sweep", data=page_data(stored, objectives))
 
 
 def page_data(stored: Stored, objectives: Sequence[Objective]) -> dict[str, Any]:
@@ -100,17 +84,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | dict):
         return ", ".join(map(str, value)) if value else None
     return value
-
-
-def _as_script(data: Mapping[str, Any]) -> str:
-    """JSON in which no HTML parser finds anything: neither a tag nor an entity."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _part(name: str) -> str:
-    return (resources.files("accelsim.report") / name).read_text(encoding="utf-8")

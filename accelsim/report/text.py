@@ -45,8 +45,11 @@ def show(report: dict[str, Any], hardware: Hardware, energy: EnergyReport) -> st
     if report["accuracy"] is not None:
         right = round(report["accuracy"] * report["images_checked"])
         lines.append(f"accuracy     {100 * report['accuracy']:.2f} % ({right} of {report['images_checked']} images)")
+    judged = report["bit_exact"]
     lines.append(
-        f"bit_exact: {str(report['bit_exact']).lower()} ({report['images_checked']} images, every written tensor)"
+        "bit_exact: not checked"
+        if judged is None
+        else f"bit_exact: {str(judged).lower()} ({report['images_checked']} images, every written tensor)"
     )
     if report["mismatch"] is not None:
         lines.append(f"first difference: {report['mismatch']}")

@@ -71,9 +71,8 @@ module compute_unit
 
     // --- waves: what the PEs of an anti-diagonal must know ------------------------------------------------------
 
-    wire present, live, first, last, preloaded;  // of the wave that starts in this cycle
-    logic [WAVES-1:1] present_q, live_q, first_q, last_q, preloaded_q;
-    wire [WAVES-1:0] wave_present = {present_q, present};
+    wire live, first, last, preloaded;  // of the wave that starts in this cycle
+    logic [WAVES-1:1] live_q, first_q, last_q, preloaded_q;
     wire [WAVES-1:0] wave_live = {live_q, live};
     wire [WAVES-1:0] wave_first = {first_q, first};
     wire [WAVES-1:0] wave_last = {last_q, last};
@@ -88,14 +87,12 @@ module compute_unit
 
     always_ff @(posedge clk)
         if (rst) begin
-            present_q <= '0;
             live_q <= '0;
             first_q <= '0;
             last_q <= '0;
             preloaded_q <= '0;
             limit_q <= '0;
         end else begin
-            present_q <= wave_present[WAVES-2:0];
             live_q <= wave_live[WAVES-2:0];
             first_q <= wave_first[WAVES-2:0];
             last_q <= wave_last[WAVES-2:0];
@@ -103,22 +100,23 @@ module compute_unit
             limit_q <= wave_limit[(WAVES-1)*PSUM-1:0];
         end
 
-    // No PE holds a wave of an earlier cycle.
+    // No PE holds a wave with a product of an earlier cycle.
     wire array_empty;
-    // In R cycles the array will be empty: in row 0, at most the last wave is still at the last PE.
+    // In R cycles the array will be empty: in row 0, at most the last product is still at the last PE.
     wire row_clear;
     wire continues;  // a wave starts in this cycle that is not a new instruction's first
-    wire wave_goes, wave_ends;  // os: the tile's wave is not over yet; is over with this cycle
+    wire products_go, products_end;  // os: the piece has a product in this cycle; its last
     if (WAVES > 2) begin : several
-        assign array_empty = wave_present[WAVES-2:1] == '0;
+        assign array_empty = wave_live[WAVES-2:1] == '0;
     end else begin : single
         assign array_empty = 1'b1;
     end
     if (COLUMNS > 1) begin : wide
-        wire [COLUMNS-2:0] earlier = {present_q[COLUMNS-1:1], continues && wave_goes};
-        assign row_clear = earlier == '0 && (!present_q[COLUMNS-1] || last_q[COLUMNS-1]);
+        // In a tile's last slot products come without a gap, so one that has none behind it is the last.
+        wire [COLUMNS-2:0] earlier = {live_q[COLUMNS-1:1], continues && products_go};
+        assign row_clear = earlier == '0;
     end else begin : narrow
-        assign row_clear = !(continues && wave_goes) || wave_ends;
+        assign row_clear = !(continues && products_go) || products_end;
     end
 
     // --- loader -------------------------------------------------------------------------------------------------
@@ -244,15 +242,14 @@ module compute_unit
         .length, .first(tap_first), .last(tap_last)
     );
 
-    // The wave. os: after a piece of fewer than R bytes PEs idle; a tile of one piece lasts at least R cycles.
+    // The wave. os: after a piece of fewer than R bytes PEs idle; a tile of one piece keeps its sums for R cycles.
     wire one_piece = tap_first && tap_last;
     wire [8:0] wave_end = one_piece ? ROWS : length;
-    assign wave_goes = !os || !tap_last || slot_byte < wave_end;
-    assign wave_ends = os && tap_last && slot_byte == wave_end - 9'd1;
-    assign present = streaming && wave_goes;
-    assign live = streaming && (!os || slot_byte < length);
+    assign products_go = !os || slot_byte < length;
+    assign products_end = os && slot_byte == length - 9'd1;
+    assign live = streaming && products_go;
     assign first = switching;
-    assign last = streaming && wave_ends;
+    assign last = streaming && os && tap_last && slot_byte == wave_end - 9'd1;
     assign preloaded = os && first && start != START_ZERO;
 
     // Activations.

@@ -1,5 +1,6 @@
 """From an instruction to cycles and operation counts: pure functions, shared by compiler, machine and energy."""
 
+from accelsim.timing.activity import pe_macs, row_macs
 from accelsim.timing.additions import memory_cycle, product_cycle
 from accelsim.timing.counts import FLOAT_OPS, OPS, Counts, OpKey, compute_counts, instruction_counts
 from accelsim.timing.cycles import (
@@ -35,8 +36,10 @@ __all__ = [
     "instruction_counts",
     "longest_path",
     "memory_cycle",
+    "pe_macs",
     "post_cycles",
     "product_cycle",
+    "row_macs",
     "transfer_cycles",
     "transfer_times",
 ]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from accelsim.config import Hardware
 from accelsim.isa import Compute, Post, Source, Start
 
-TIMING_VERSION = 1
+TIMING_VERSION = 2
 
 D_ACC = 2
 """Cycles from a word's arrival below the array to its write: read in cycle a, add, write in a + 1."""
@@ -85,7 +85,7 @@ class ComputeTimes(NamedTuple):
     Attributes:
         issue: its first weight load (ws), first preload read or first word read (os).
         done: cycle at whose end its last write takes effect.
-        span_first, span_last: first load or read, and the cycle in which the last wave passes PE(R-1, C-1).
+        span_first, span_last: first load or read, and the cycle in which the last product's wave passes PE(R-1, C-1).
         state: for the next COMPUTE.
     """
 
@@ -153,28 +153,37 @@ def _output_stationary(compute: Compute, shape: ArrayShape, issue: int) -> Compu
     """Tiles of R words; every piece holds the read port R steps, the drain follows the last."""
     rows = shape.rows
     first = issue + (rows if compute.start else 0)
-    duration, period = os_duration(compute, shape), os_period(compute, shape)
+    period = os_period(compute, shape)
+    wave = rows + shape.columns - 2
     last = first + (-(-compute.words // rows) - 1) * period
-    end = last + duration - 1 + rows + shape.columns - 2
-    done = end + D_ACC + rows - 1
+    done = last + os_duration(compute, shape) - 1 + wave + D_ACC + rows - 1
     # The port is free after its slots; after a serial tile, R cycles of preload may hide behind the last wave.
     next_load = last + max(tile_count(compute, rows) * rows * shape.step, period - rows)
+    end = last + os_products(compute, shape) - 1 + wave
     return ComputeTimes(issue, done, issue, end, ComputeState(next_load, last + period, done, output_stationary=True))
 
 
+def _os_steps(compute: Compute, rows: int) -> int:
+    """Products of one sum and the idle steps between them: every piece but the last has R steps."""
+    return (tile_count(compute, rows) - 1) * rows + (compute.run_bytes - 1) % rows + 1
+
+
+def os_products(compute: Compute, shape: ArrayShape) -> int:
+    """P: cycles from an os tile's first read to the end of PE(0, 0)'s last addition."""
+    return (_os_steps(compute, shape.rows) - 1) * shape.step + shape.mac_latency
+
+
 def os_duration(compute: Compute, shape: ArrayShape) -> int:
-    """D: cycles of one os tile in PE(0, 0), at least R steps, so that the tile before has left the drain."""
-    last_piece = (compute.run_bytes - 1) % shape.rows + 1
-    steps = max(shape.rows, (tile_count(compute, shape.rows) - 1) * shape.rows + last_piece)
-    return (steps - 1) * shape.step + shape.mac_latency
+    """D: cycles of one os tile in PE(0, 0): its sums go to the drain after at least R steps."""
+    return (max(shape.rows, _os_steps(compute, shape.rows)) - 1) * shape.step + shape.mac_latency
 
 
 def os_period(compute: Compute, shape: ArrayShape) -> int:
-    """Cycles from one os tile's T to the next one's."""
+    """Cycles from one os tile's T to the next one's: whole slots; serial tiles wait for the last product's wave."""
     slots = tile_count(compute, shape.rows) * shape.rows * shape.step
-    if compute.serial:
-        return max(slots, os_duration(compute, shape) + shape.rows + shape.columns - 2)
-    return slots
+    if not compute.serial:
+        return slots
+    return max(slots, os_products(compute, shape) + shape.rows + shape.columns - 2)
 
 
 def tile_count(compute: Compute, rows: int) -> int:

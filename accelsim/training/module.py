@@ -14,7 +14,16 @@ from accelsim.config import Hardware, QuantizationScheme
 from accelsim.engine import exact_arithmetic, execute
 from accelsim.errors import InputError
 from accelsim.frontend import capture
-from accelsim.ir import Input, IntegerGraph, Mac, Node, largest_sum, quantize_input, refuse_host_operators
+from accelsim.ir import (
+    Input,
+    IntegerGraph,
+    Mac,
+    Node,
+    largest_sum,
+    quantize_input,
+    refuse_host_operators,
+    refuse_matmul,
+)
 from accelsim.numerics import Arithmetic, Rounding
 from accelsim.quantization import quantize
 from accelsim.training.gradient import float_operation, input_operation, substitute
@@ -79,6 +88,7 @@ class EngineModule(nn.Module):
         if dtype not in DTYPES:
             raise InputError(f"dtype = {dtype} is not torch.float32 or torch.float64")
         refuse_host_operators(graph, "cannot be trained")
+        refuse_matmul(graph, "cannot be trained")
         self.graph = graph
         self.through_overflow = through_overflow
         self.threads = threads

@@ -28,6 +28,7 @@ from accelsim.ir import (
     Table,
     TensorType,
     mac_chunks,
+    refuse_matmul,
 )
 from accelsim.ir.float_graph import FloatActivation, FloatBatchNorm2d, FloatConv2d, FloatGraph, FloatLinear
 from accelsim.numerics import Arithmetic
@@ -118,6 +119,7 @@ class QatModule(nn.Module):
             raise InputError(f"dtype = {dtype} is not torch.float32 or torch.float64")
         folded = fold_batch_norm(float_graph)
         self.graph, weight_scales = quantize_with_scales(folded, calibration, scheme)
+        refuse_matmul(self.graph, "cannot be trained")
         self.through_overflow = through_overflow
         self.arithmetic = hardware
         self._dtype = dtype

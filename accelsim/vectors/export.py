@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from accelsim.config import Hardware
 from accelsim.errors import InputError, did_you_mean
-from accelsim.ir import IntegerGraph, refuse_host_operators
+from accelsim.ir import IntegerGraph, refuse_host_operators, refuse_matmul
 from accelsim.vectors import corners
 from accelsim.vectors.coverage import Coverage, coverage_text, measure
 from accelsim.vectors.layers import Layer, make_layers, policy_of
@@ -58,6 +58,7 @@ def export_network(
     """
     check_target(folder)
     refuse_host_operators(graph, "cannot be exported as vectors")
+    refuse_matmul(graph, "cannot be exported as vectors")
     _check_names([node.name for node in graph.nodes[1:]], graph.name, request)
     policy = policy_of(hardware, request.policy)
     layers = make_layers(graph, hardware, codes, policy=policy, only=request.layers)

@@ -16,7 +16,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMEXPR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test cosim-full lint bench lock clean help FORCE
+.PHONY: run test docs cosim-full lint bench lock clean help FORCE
 
 run: $(VENV)/.ready  ## simulate LeNet-5 on the handwritten digits that come along, and show what happened
 	@$(BIN)/accelsim run lenet5_digits
@@ -27,6 +27,10 @@ test: lint  ## lint, then the whole test suite (ARGS="..." goes to pytest)
 cosim-full: $(VENV)/.ready  ## machine and RTL on 2,016 programs and 24 builds, LeNet-5 on 16x16, every deliberate fault
 	$(ONE_THREAD) $(BIN)/python tests/equivalence.py --jobs $(WORKERS)
 	$(ONE_THREAD) $(BIN)/python tests/mutations.py
+
+docs: $(VENV)/.ready  ## the documentation as a web site: build/docs/index.html; runs the notebooks, about a minute
+	$(ONE_THREAD) $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs/site -d build/doctrees . build/docs
+	@echo build/docs/index.html
 
 lint: $(VENV)/.ready  ## ruff (rules, then format) and mypy
 	$(BIN)/ruff check .

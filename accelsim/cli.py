@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelsim import __version__
 from accelsim.cli_animate import animate, animate_arguments
+from accelsim.cli_arithmetic import arithmetic, arithmetic_arguments
 from accelsim.cli_diff import diff, diff_arguments
 from accelsim.cli_explain import explain, explain_arguments
 from accelsim.cli_plot import plot, plot_arguments
 from accelsim.cli_sweep import sweep, sweep_arguments
 from accelsim.cli_topology import run_topology, topology, topology_arguments
-from accelsim.errors import InputError, did_you_mean
+from accelsim.errors import InputError, did_you_mean, one_of
 
 if TYPE_CHECKING:
     from accelsim.config import Hardware, QuantizationScheme
@@ -56,13 +57,25 @@ class _Parser(argparse.ArgumentParser):
 
     def refuse_unknown(self, words: list[str]) -> NoReturn:
         """Words that are no argument of this command."""
-        hint = did_you_mean(words[0].partition("=")[0], [name for name in self._option_string_actions if len(name) > 2])
+        word = words[0].partition("=")[0]
+        hint = self._key_meant(word)
+        hint = hint or did_you_mean(word, [name for name in self._option_string_actions if len(name) > 2])
         self.error(f"unknown arguments: {' '.join(words)}{hint}")
+
+    def _key_meant(self, word: str) -> str:
+        """A hint for an option that is no option but a key of the hardware or the scheme: --dataflow, --weight-bits."""
+        from accelsim.config import Hardware, QuantizationScheme, whole_keys
+
+        found = []
+        for option, model in (("--set", Hardware), ("--quantization-set", QuantizationScheme)):
+            if option in self._option_string_actions and word.startswith("--"):
+                found += [f"{option} {key}=..." for key in whole_keys(model, word[2:].replace("-", "_"))]
+        return one_of(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _build_parser()
+    parser = build_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         getattr(arguments, "parser", parser).refuse_unknown(unknown)
@@ -111,7 +124,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         print(f"accelsim: warning: {message}", file=sys.stderr)
 
 
-def _build_parser() -> _Parser:
+def build_parser() -> _Parser:
     parser = _Parser(
         prog="accelsim",
         description="Golden model of an int8 systolic-array accelerator: bits, cycles and energy of a network.",
@@ -285,7 +298,7 @@ def _accumulator_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="NAME|FILE.toml", help="a shipped study, or a file of yours")
+    parser.add_argument("study", metavar="NAME|F.toml", help="a shipped study, or a file of yours")
     parser.add_argument(
         "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workloads' own"
     )
@@ -1352,6 +1365,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     ),
     "diff": (diff, "two runs side by side, from their reports: configuration, cycles, energy, stalls", diff_arguments),
     "explain": (explain, "why a layer takes its cycles, and what would help: what-ifs, simulated", explain_arguments),
+    "arithmetic": (
+        arithmetic,
+        "one matrix product with float32 and int8 operands: cycles, energy, accuracy",
+        arithmetic_arguments,
+    ),
     "simulate": (_simulate, "run a program directory and check it", _simulate_arguments),
     "cosim": (_cosim, "the same program on the RTL: bits, cycles and counts compared", _cosim_arguments),
     "disasm": (_disasm, "print a program as assembler text", _disasm_arguments),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `accelsim sweep`."""
-    parser.add_argument("file", metavar="F.toml", help="a sweep file, or the name of a shipped sweep")
+    parser.add_argument("file", metavar="NAME|F.toml", help="a sweep file, or the name of a shipped sweep")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="measure on a Dask cluster: tcp://HOST:PORT")

@@ -38,6 +38,16 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
+def one_of(words: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x' or 'y'?"``, or an empty string for no words.
+
+    >>> one_of(["array.rows"]), one_of([])
+    ("; did you mean 'array.rows'?", '')
+    """
+    quoted = " or ".join(map(repr, words))
+    return f"; did you mean {quoted}?" if quoted else ""
+
+
 def optional(module: str, what: str, extra: str) -> Any:
     """Import a module of a package that comes with an extra.
 

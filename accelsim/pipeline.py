@@ -59,7 +59,7 @@ class Outcome:
         program: what ran.
         machine: it, loaded.
         timed: the run with the clock, of the first batch.
-        outputs: codes int64 (N, *output_shape), or None without values.
+        outputs: codes int64 `(N, *output_shape)`, or None without values.
         images_checked: images whose every written tensor was compared; 0 where nobody judged.
         mismatch: the first difference, or None.
         labels: int64 (N,) or None.
@@ -119,7 +119,7 @@ def simulate(program: Program, images: Images | None = None, *, telemetry: bool 
             the program's. None runs the input the DRAM image holds.
         telemetry: watch partial sums; `timed.statistics` then holds them by layer label.
     Returns:
-        `outputs` int64 (batch, *output_shape), codes of the output's format, and `timed`: cycles and the timeline.
+        `outputs`: int64 `(batch, *output_shape)`, codes of the output's format, and `timed`: cycles and the timeline.
     Raises:
         InputError: images of another shape, or not finite; a program that the static check refuses.
 
@@ -320,7 +320,7 @@ def run_checked(
         keep_tensors: fill `Outcome.tensors`.
         progress: called with the number of images done after each batch.
     Returns:
-        `mismatch`, None where every bit agrees, `timed` of the first batch and `outputs` int64 (N, *output_shape).
+        `mismatch`, None where every bit agrees, `timed` of the first batch and `outputs` int64 `(N, *output_shape)`.
     Raises:
         InputError: no images; codes of another shape or outside the activation format; a program that the static
             check refuses.

@@ -383,7 +383,7 @@ def load_images(source: Source | Network, data: str | None, count: int | None) -
     if count > len(source.example):
         raise InputError(
             f"{source.name}: {count} images asked for, its example holds {len(source.example)}; "
-            "give --input FILE.npy or fewer --images"
+            "name a data set with --data, give --input FILE.npy, or use fewer"
         )
     return Labelled(source.example[:count], None, "example")
 

@@ -5,11 +5,12 @@
 For each array and dataflow: `accelsim compile` once, its time stated beside; then `accelsim simulate DIR` with values,
 every tensor checked against a second evaluation; with values alone (--no-check); and without values (--timing-only).
 Where ``--scalesim PYTHON`` names an interpreter that has scalesim==3.0.0 (with numpy<2.4), SCALE-Sim runs the network's
-layers, as `accelsim topology` writes them, without traces; it computes no values. Medians of user and system time of
+layers, as `accelsim topology` writes them; it computes no values. Medians of user and system time of
 the process, and the most memory it held; ratios are SCALE-Sim's time to ours. Targets: at least 100 with values under
 1.5 GB, and 5 times that timing-only.
 
-SCALE-Sim takes minutes a run: ``--peer-repeat`` says how many (default: 1). ``--hardware`` is the rest of the machine.
+SCALE-Sim takes minutes a run: ``--peer-repeat`` says how many (default: 1). It writes no traces, which its own command
+line always does; ``--peer-traces`` has it write them. ``--hardware`` is the rest of the machine.
 """
 
 from __future__ import annotations
@@ -71,7 +72,15 @@ def measure(arguments: argparse.Namespace, array: int, dataflow: str, folder: Pa
     if arguments.scalesim:
         text = topology.read_text()
         runs = [
-            run_scalesim(arguments.scalesim, text, rows=array, columns=array, dataflow=dataflow, gemm=False)
+            run_scalesim(
+                arguments.scalesim,
+                text,
+                rows=array,
+                columns=array,
+                dataflow=dataflow,
+                gemm=False,
+                traces=arguments.peer_traces,
+            )
             for _ in range(arguments.peer_repeat)
         ]
         peer = median(run.cpu_seconds for run in runs)
@@ -94,6 +103,7 @@ def main() -> None:
     parser.add_argument("--dataflows", default="ws,os")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--peer-repeat", type=int, default=1)
+    parser.add_argument("--peer-traces", action="store_true")
     arguments = parser.parse_args()
     print(f"{arguments.workload:34}{'CPU s':>10}{'peak MB':>10}{'ratio':>9}")
     for array in map(int, arguments.arrays.split(",")):

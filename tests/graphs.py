@@ -387,3 +387,31 @@ def random_hardware(rng: np.random.Generator, graph: IntegerGraph, dataflow: str
         overrides.append(f"accumulator.memory_bytes={rng.integers(400, 2000)}")
         overrides.append(f"weight.memory_bytes={rng.integers(130, 600)}")
     return load_hardware("edge_8x8", overrides)
+
+
+def pipelined(rng: np.random.Generator, hardware: Hardware) -> Hardware:
+    """The same machine with a multiply-add of up to five cycles; nothing that the RTL has."""
+    latency = int(rng.integers(2, 6))
+    interval, add = (int(n) for n in rng.integers(1, latency + 1, 2))
+    changes = {"mac_latency_cycles": latency, "mac_interval_cycles": interval, "add_latency_cycles": add}
+    return hardware.model_copy(update={"array": hardware.array.model_copy(update=changes)})
+
+
+def open_rows(rng: np.random.Generator, hardware: Hardware) -> Hardware:
+    """The same machine with a DRAM of small rows, and refresh two times in three; nothing that the RTL has."""
+    rcd, rp, cas = (int(n) for n in rng.integers(0, 9, 3))
+    changes = {
+        "model": "open_rows",
+        "row_bytes": int(rng.choice([1, 16, 50, 64, 256])),
+        "banks": int(rng.integers(1, 6)),
+        "t_rcd_cycles": rcd,
+        "t_rp_cycles": rp,
+        "t_cas_cycles": cas,
+    }
+    if rng.random() < 0.67:
+        duration = int(rng.integers(1, 12))
+        interval = duration + rcd + cas + int(rng.integers(1, 60))
+        changes |= {"refresh_interval_cycles": interval, "refresh_cycles": duration}
+    dram = hardware.dram.model_copy(update=changes)
+    dram.check()
+    return hardware.model_copy(update={"dram": dram})

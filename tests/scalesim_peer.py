@@ -48,7 +48,7 @@ SparsitySupport: false
 """
 
 SCRIPT = (
-    "from scalesim.scale_sim import scalesim; scalesim(save_disk_space=True, verbose=False, config='scale.cfg', "
+    "from scalesim.scale_sim import scalesim; scalesim(save_disk_space={quiet}, verbose=False, config='scale.cfg', "
     "topology='topology.csv', layout='layout.csv', input_type_gemm={gemm}).run_scale(top_path='out')"
 )
 
@@ -62,8 +62,10 @@ class PeerRun:
     cpu_seconds: float
 
 
-def run_scalesim(python: str, topology: str, *, rows: int, columns: int, dataflow: str, gemm: bool) -> PeerRun:
-    """Run the text of a topology file, without traces.
+def run_scalesim(
+    python: str, topology: str, *, rows: int, columns: int, dataflow: str, gemm: bool, traces: bool = False
+) -> PeerRun:
+    """Run the text of a topology file; with `traces` it writes them, as its own command line always does.
 
     Raises:
         RuntimeError: the process failed; with the end of what it said.
@@ -75,7 +77,7 @@ def run_scalesim(python: str, topology: str, *, rows: int, columns: int, dataflo
         layers = [line.split(",")[0] for line in topology.splitlines()]
         (folder / "layout.csv").write_text("".join(f"{layer},{'1,' * 20}\n" for layer in layers))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [python, "-c", SCRIPT.format(gemm=gemm)]
+        command = [python, "-c", SCRIPT.format(gemm=gemm, quiet=not traces)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:

@@ -199,6 +199,77 @@ class Adder:
 # --- machine ----------------------------------------------------------------------------------------------------------
 
 
+class OpenRows:
+    """One channel of a DRAM with open rows (section 4.1), one cycle after the other."""
+
+    def __init__(self, dram: dict) -> None:
+        self.dram, self.bus, self.banks = dram, dram["bandwidth_bytes_per_cycle"], dram["banks"]
+        self.open: dict[int, int] = {}  # bank → row
+        self.cycle = 0  # the next that has not been looked at
+
+    def beats(self, this: SimpleNamespace) -> list[tuple[int, bool]]:
+        """(row, is it the first of a segment) of each beat, byte by byte."""
+        found: list[tuple[int, bool]] = []
+        for number in range(this.rows):
+            row, room = None, 0
+            for byte in range(this.row_bytes):
+                at = (this.dram_address + number * this.dram_step + byte) // self.dram["row_bytes"]
+                if at != row:
+                    found.append((at, True))
+                    row, room = at, self.bus
+                elif room == 0:
+                    found.append((at, False))
+                    room = self.bus
+                room -= 1
+        return found
+
+    def refreshing(self) -> bool:
+        every = self.dram["refresh_interval_cycles"]
+        return every is not None and self.cycle >= every and self.cycle % every < self.dram["refresh_cycles"]
+
+    def commands(self, row: int) -> int:
+        """Cycles from a segment's first command to its first beat, as its bank is now."""
+        there = self.open.get(row % self.banks)
+        cycles = self.dram["t_cas_cycles"]
+        if there != row:
+            cycles += self.dram["t_rcd_cycles"] + (0 if there is None else self.dram["t_rp_cycles"])
+        return cycles
+
+    def done(self, this: SimpleNamespace, issue: int) -> int:
+        """The cycle of the last beat of a transfer."""
+        beats = self.beats(this)
+        at, left, ahead = 0, None, None  # the next beat; cycles until it and until the next segment's, once commanded
+        while at < len(beats):
+            if self.refreshing():
+                self.open.clear()
+                left = ahead = None
+            elif self.cycle >= issue + self.dram["latency_cycles"]:
+                row, _ = beats[at]
+                if left is None:
+                    left = self.commands(row)
+                    begins = True
+                if left == 0:
+                    self.open[row % self.banks] = row
+                    following = next((r for r, first in beats[at + 1 :] if first), None)
+                    if begins and following is not None and following % self.banks != row % self.banks:
+                        ahead, begins = self.commands(following), False
+                    at += 1
+                    if at < len(beats) and beats[at][1]:
+                        begins = True
+                        known = self.open.get(beats[at][0] % self.banks) == beats[at][0]
+                        left, ahead = (1 if known else ahead), None
+                        if left is not None:
+                            left = max(left, 1)
+                    else:
+                        left = 1
+                if left is not None:
+                    left -= 1
+                if ahead is not None:
+                    ahead -= 1
+            self.cycle += 1
+        return self.cycle - 1
+
+
 @dataclass
 class Result:
     """What a run leaves: memories, times and what was watched, indices being those of the program."""
@@ -235,8 +306,12 @@ class SecondMachine:
         array, accumulator = hardware["array"], hardware["accumulator"]
         self.R, self.C, self.W = array["rows"], array["columns"], accumulator["width_bits"]
         self.W_p = array.get("psum_bits") or self.W
+        self.mac, self.interval = array["mac_latency_cycles"], array["mac_interval_cycles"]
+        self.add = array.get("add_latency_cycles") or self.mac
         self.wraps, self.at_end = accumulator["overflow"] == "wrap", accumulator["saturate_at"] == "end"
         self.B, self.latency = hardware["dram"]["bandwidth_bytes_per_cycle"], hardware["dram"]["latency_cycles"]
+        opens = hardware["dram"]["model"] == "open_rows"
+        self.channels = {unit: OpenRows(hardware["dram"]) for unit in (LOAD, STORE)} if opens else {}
         depth = 8 * accumulator["memory_bytes"] // (self.C * self.W)
         self.accumulator = [[0] * self.C for _ in range(depth)]
         names = ("activation", "weight", "parameter", "table")
@@ -292,6 +367,8 @@ class SecondMachine:
     def finish(self, n: int, this: SimpleNamespace, issue: int) -> int:
         """The cycle at whose end the last write of an instruction happens."""
         if this.unit in (LOAD, STORE):
+            if self.channels:
+                return self.channels[this.unit].done(this, issue)
             return issue + self.latency + this.rows * -(-this.row_bytes // self.B) - 1
         if this.unit == COMPUTE:
             first, done, last_wave = (self.os_tiles if this.output_stationary else self.ws_tiles)(this, issue)
@@ -308,7 +385,7 @@ class SecondMachine:
         if last is None:
             return 0
         if last.output_stationary != this.output_stationary:
-            return last.done + 1
+            return max(last.done + 1, last.T + last.slots)
         if not this.output_stationary:
             return last.next_load
         issue = last.T + last.slots
@@ -320,26 +397,30 @@ class SecondMachine:
     def ws_tiles(self, this: SimpleNamespace, issue: int) -> tuple[int, int, int]:
         """Section 4.2 tile by tile: L and T of each, and the earliest load of the next."""
         M, R, C = this.images * this.y_count * this.x_count, self.R, self.C
+        wave = self.add * (R - 1) + (C - 1) + self.mac - 1
         next_load, stream_free = issue, 0
         if self.previous is not None and not self.previous.output_stationary:
-            stream_free = self.previous.T + self.previous.M
+            stream_free = self.previous.T + self.previous.slots
         for _ in self.tiles(this):
             L = next_load
             T = max(L + R, stream_free)
-            stream_free = T + M
-            next_load = max(L + R, T, T + M + R + C - 2 if this.serial else 0)
-        last_wave = T + M - 1 + (R - 1) + (C - 1)
+            stream_free = T + M * self.interval
+            last_wave = T + (M - 1) * self.interval + wave
+            next_load = max(L + R, T + (self.add - 1) * (R - 1), last_wave + 1 if this.serial else 0)
         done = last_wave + D_ACC
-        self.previous = SimpleNamespace(output_stationary=0, T=T, M=M, next_load=next_load, done=done)
+        slots = M * self.interval
+        self.previous = SimpleNamespace(output_stationary=0, T=T, slots=slots, next_load=next_load, done=done)
         return issue, done, last_wave
 
     def os_tiles(self, this: SimpleNamespace, issue: int) -> tuple[int, int, int]:
         """Section 4.3 tile by tile."""
         M, R, C = this.images * this.y_count * this.x_count, self.R, self.C
         pieces = self.tiles(this)
-        slots = len(pieces) * R
-        products = slots - R + pieces[-1][3]
-        D = max(R, products)
+        step = max(self.interval, self.add)
+        slots = len(pieces) * R * step
+        steps = (len(pieces) - 1) * R + pieces[-1][3]
+        products = (steps - 1) * step + self.mac
+        D = (max(R, steps) - 1) * step + self.mac
         next_T = issue if this.start == _ZERO else issue + R
         for _ in range(-(-M // R)):
             T = next_T

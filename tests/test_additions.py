@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,16 @@ def config(rows: int, columns: int) -> GridConfig:
         saturate_at="every_add",
         subtract_zero_points=False,
     )
+
+
+def config_and_shape(rng: np.random.Generator, rows: int, columns: int) -> tuple[GridConfig, ArrayShape]:
+    """Half the time with a multiply-add of several cycles."""
+    built = config(rows, columns)
+    if rng.random() < 0.5:
+        latency = int(rng.integers(2, 5))
+        interval, add = (int(n) for n in rng.integers(1, latency + 1, 2))
+        built = replace(built, mac_latency=latency, mac_interval=interval, add_latency=add)
+    return built, ArrayShape(rows, columns, built.mac_latency, built.mac_interval, built.add_latency)
 
 
 def random_compute(rng: np.random.Generator, rows: int, columns: int, mode: str, serial: bool) -> Compute:
@@ -65,18 +77,18 @@ def test_the_register_holds_the_sum_in_the_cycle_after_the_addition(mode, serial
     rows, columns = (int(n) for n in rng.integers(1, 6, 2))
     compute = random_compute(rng, rows, columns, mode, serial)
     activation, weight = (rng.integers(0, 256, 4096).astype(np.uint8) for _ in range(2))
+    built, shape = config_and_shape(rng, rows, columns)
     bias = rng.integers(-1000, 1000, 16)
     registers: dict[int, dict[str, np.ndarray]] = {}
     done = pe_grid.run(
         [random_compute(rng, rows, columns, mode, False), compute],
-        config(rows, columns),
+        built,
         activation=activation,
         weight=weight,
         accumulators=np.zeros((64, columns), dtype=np.int64),
         bias=bias,
         observe=registers.__setitem__,
     ).done[1]
-    shape = ArrayShape(rows, columns)
     values, weights = operands(compute, activation, weight)
     seen = 0
     for word in range(compute.x_count):
@@ -108,10 +120,11 @@ def test_the_accumulator_memory_takes_a_tile_s_word_in_its_cycle(mode, seed):
     rows, columns = (int(n) for n in rng.integers(1, 6, 2))
     compute = random_compute(rng, rows, columns, mode, False)
     activation, weight = (rng.integers(0, 256, 4096).astype(np.uint8) for _ in range(2))
+    built, shape = config_and_shape(rng, rows, columns)
     registers: dict[int, dict[str, np.ndarray]] = {}
     done = pe_grid.run(
         [compute],
-        config(rows, columns),
+        built,
         activation=activation,
         weight=weight,
         accumulators=np.zeros((64, columns), dtype=np.int64),
@@ -119,7 +132,6 @@ def test_the_accumulator_memory_takes_a_tile_s_word_in_its_cycle(mode, seed):
         observe=registers.__setitem__,
     ).done[0]
     values, weights = operands(compute, activation, weight)
-    shape = ArrayShape(rows, columns)
     pieces = -(-compute.run_bytes // rows)
     for word in range(compute.x_count):
         for r in range(compute.r_count):

@@ -129,7 +129,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 COMMANDS = (
     "commands: run, compile, quantize, topology, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
-    "requant-diff, explain, simulate, cosim, disasm, vectors, list"
+    "requant-diff, diff, explain, arithmetic, simulate, cosim, disasm, vectors, list"
 )
 
 
@@ -143,6 +143,19 @@ COMMANDS = (
         (
             ["run", "lenet5_digits", "--imagess=3"],
             "unknown arguments: --imagess=3; did you mean '--images'?; see 'accelsim run --help'",
+        ),
+        (
+            ["run", "lenet5_digits", "--dataflow", "os"],
+            "unknown arguments: --dataflow os; did you mean '--set array.dataflow=...'?; see 'accelsim run --help'",
+        ),
+        (
+            ["run", "lenet5_digits", "--width-bits=16"],
+            "unknown arguments: --width-bits=16; did you mean '--set accumulator.width_bits=...'?; "
+            "see 'accelsim run --help'",
+        ),
+        (
+            ["simulate", "program", "--dataflow", "os"],  # a program has its machine
+            "unknown arguments: --dataflow os; see 'accelsim simulate --help'",
         ),
         (["list", "a\nb"], "unknown arguments: a b; see 'accelsim list --help'"),
         (["run", "x", "--batch", "1e3"], "argument --batch: invalid int value: '1e3'; see 'accelsim run --help'"),
@@ -162,7 +175,8 @@ COMMANDS = (
         ),
         (
             ["run", "models.py:small", "--images", "3"],
-            "models.py:small: 3 images asked for, its example holds 2; give --input FILE.npy or fewer --images",
+            "models.py:small: 3 images asked for, its example holds 2; "
+            "name a data set with --data, give --input FILE.npy, or use fewer",
         ),
         (
             ["run", "lenet5_digits", "--images", "99999999999999999999"],

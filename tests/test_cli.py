@@ -519,6 +519,13 @@ def test_dumped_tensors_are_those_of_the_report_and_the_manifest_says_what_they_
         ("def nte(): ...", "has no function 'net'; did you mean 'nte'?"),
         ("def net(): raise ValueError('a\\nb')", ":net: raised ValueError: a b"),
         ("def net(): return 3", ":net: must return (nn.Module, example tensor), not int"),
+        ("def net(x): ...", ":net: missing a required argument: 'x'; write a function without arguments"),
+        ("class net: ...", "'net' is a class, not a function; write one that returns (nn.Module, example tensor)"),
+        ("import torch\nnet = torch.nn.ReLU()", "'net' is a ReLU, not a function; write one that returns"),
+        (
+            "import torch\ndef net(): return torch.nn.ReLU()",
+            "not ReLU; the example is one input, such as torch.zeros(1, 1, 28, 28)",
+        ),
         ("def net(): return 3, 4", ":net: must return (nn.Module, example tensor), not (int, int)"),
     ],
 )

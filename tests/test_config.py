@@ -117,6 +117,9 @@ KEYS = {  # key: lowest, highest
     "array.rows": (1, 256),
     "array.columns": (1, 256),
     "array.psum_bits": (8, 64),
+    "array.mac_latency_cycles": (1, 64),
+    "array.mac_interval_cycles": (1, 64),
+    "array.add_latency_cycles": (1, 64),
     "accumulator.width_bits": (8, 64),
     "accumulator.memory_bytes": (1, 1 << 26),
     "activation.memory_bytes": (1, 1 << 23),
@@ -126,11 +129,26 @@ KEYS = {  # key: lowest, highest
     "dram.bandwidth_bytes_per_cycle": (1, 256),
     "dram.latency_cycles": (0, 65535),
     "dram.memory_bytes": (1, 1 << 32),
+    "dram.row_bytes": (1, 1 << 20),
+    "dram.banks": (1, 1024),
+    "dram.t_rcd_cycles": (0, 4095),
+    "dram.t_rp_cycles": (0, 4095),
+    "dram.t_cas_cycles": (0, 4095),
+    "dram.refresh_interval_cycles": (1, 1 << 24),
+    "dram.refresh_cycles": (1, 1 << 20),
 }
+OPEN_ROWS = [
+    *("dram.model=open_rows", "dram.row_bytes=64", "dram.banks=4"),
+    *("dram.t_rcd_cycles=5", "dram.t_rp_cycles=6", "dram.t_cas_cycles=7"),
+]
+TIMES = ("t_rcd_cycles", "t_rp_cycles", "t_cas_cycles")
+REFRESH = ["dram.refresh_interval_cycles=80", "dram.refresh_cycles=8"]
 CHOICES = {
     "array.dataflow": ("'ws', 'os' or 'is'", "WS"),
     "accumulator.overflow": ("'saturate' or 'wrap'", "clip"),
     "accumulator.saturate_at": ("'every_add' or 'end'", "never"),
+    "array.arithmetic": ("'int8xint8', 'float32xint8' or 'float32xfloat32'", "float16"),
+    "dram.model": ("'simple' or 'open_rows'", "ddr4"),
 }
 
 
@@ -167,8 +185,8 @@ def test_a_word_that_is_no_choice_is_refused_with_the_choices(key):
         ("100001", "clock_mhz = 100001 must be at most 100000.0"),
         ("nan", "clock_mhz = nan: input should be a finite number"),
         ("inf", "clock_mhz = inf: input should be a finite number"),
-        ("fast", "clock_mhz = 'fast': input should be a valid number"),
-        ("true", "clock_mhz = true: input should be a valid number"),
+        ("fast", "clock_mhz = 'fast' must be a number, written without quotes"),
+        ("true", "clock_mhz = true must be a number, written without quotes"),
     ],
 )
 def test_a_clock_that_is_no_frequency_is_refused(value, expected):
@@ -228,7 +246,8 @@ def test_a_machine_supports_everything_unless_it_says_otherwise():
         (
             "rows = 8",
             "rows = 8\nx = 1",
-            " [array]: unknown key 'x'; known here: rows, columns, dataflow, psum_bits, serial_tiles",
+            " [array]: unknown key 'x'; known here: rows, columns, dataflow, arithmetic, psum_bits, serial_tiles, "
+            "mac_latency_cycles, mac_interval_cycles, add_latency_cycles",
         ),
         ("rows = 8", "", " [array]: key 'rows' is missing; add it"),
         ("[table]", "[tables]", ": unknown key 'tables'; did you mean 'table'?"),
@@ -283,7 +302,12 @@ def test_an_unknown_preset_is_refused_with_the_nearest_and_all():
         ("array..rows=3", "must be section.key=value, for example array.dataflow=os"),
         (".rows=3", "must be section.key=value, for example array.dataflow=os"),
         ("array.row=3", "unknown key 'array.row'; did you mean 'rows'?"),
-        ("array.zzz=3", "unknown key 'array.zzz'; known here: rows, columns, dataflow, psum_bits, serial_tiles"),
+        ("rows=3", "unknown key 'rows'; did you mean 'array.rows'?"),
+        (
+            "array.zzz=3",
+            "unknown key 'array.zzz'; known here: rows, columns, dataflow, arithmetic, psum_bits, serial_tiles, "
+            "mac_latency_cycles, mac_interval_cycles, add_latency_cycles",
+        ),
         ("arry.rows=3", "unknown key 'arry'; did you mean 'array'?"),
         ("array=3", "'array' is a section; set one of its keys, such as array.rows"),
         ("array.rows.x=3", "'rows' holds a value, not keys"),
@@ -338,6 +362,44 @@ def test_overrides_name_layers_with_dots():
             "accumulator.memory_bytes = 6 must hold two words of 3 x 9 bits, so that one fills while one drains; "
             "use at least 7",
         ),
+        (
+            ["array.mac_latency_cycles=3", "array.mac_interval_cycles=4"],
+            "array.mac_interval_cycles = 4 must not exceed array.mac_latency_cycles = 3, because a unit that has given "
+            "its sum takes the next operands; use at most 3, or a longer latency",
+        ),
+        (
+            ["array.add_latency_cycles=2"],
+            "array.add_latency_cycles = 2 must not exceed array.mac_latency_cycles = 1, because the addition is the "
+            "end of the multiply-add; use at most 1, or a longer latency",
+        ),
+        (
+            ["array.arithmetic=float32xint8", "accumulator.width_bits=20"],
+            "accumulator.width_bits = 20 does not go with array.arithmetic = 'float32xint8', whose sums are float32 "
+            "and know no other; use 32",
+        ),
+        (
+            ["array.arithmetic=float32xfloat32", "accumulator.overflow=wrap"],
+            "accumulator.overflow = 'wrap' does not go with array.arithmetic = 'float32xfloat32', whose sums are "
+            "float32 and know no other; use 'saturate'",
+        ),
+        (
+            ["array.arithmetic=float32xfloat32", "array.dataflow=is"],
+            "array.dataflow = 'is' does not go with array.arithmetic = 'float32xfloat32'; use 'ws' or 'os'",
+        ),
+        (["dram.banks=4"], "dram.banks = 4 is read by dram.model = 'open_rows' alone; set that, or leave it out"),
+        (
+            ["dram.model=open_rows", "dram.banks=4", "dram.t_rp_cycles=0"],
+            "dram.model = 'open_rows' needs dram.row_bytes, dram.t_rcd_cycles, dram.t_cas_cycles; add what is missing",
+        ),
+        (
+            [*OPEN_ROWS, "dram.refresh_cycles=8"],
+            "refresh needs interval and duration, but dram.refresh_interval_cycles is missing; set both or none",
+        ),
+        (
+            [*OPEN_ROWS, "dram.refresh_interval_cycles=20", "dram.refresh_cycles=8"],
+            "dram.refresh_interval_cycles = 20 must be at least 21, so that after a refresh a row can be opened and a "
+            "beat moved before the next",
+        ),
         (["weight.memory_bytes=15"], "weight.memory_bytes = 15 must hold two rows of one byte a column; "
                                      "use at least 16"),
         (["parameter.memory_bytes=31"], "parameter.memory_bytes = 31 must hold two records of 16 bytes; "
@@ -371,6 +433,8 @@ def test_a_broken_rule_across_keys_names_them_the_reason_and_the_remedy(override
         ["accumulator.memory_bytes=64"],
         ["accumulator.width_bits=9", "array.columns=3", "accumulator.memory_bytes=7"],
         ["weight.memory_bytes=16", "parameter.memory_bytes=32", "table.memory_bytes=256"],
+        ["array.mac_latency_cycles=3", "array.mac_interval_cycles=3", "array.add_latency_cycles=3"],
+        [*OPEN_ROWS, "dram.refresh_interval_cycles=21", "dram.refresh_cycles=8"],
     ],
 )
 def test_the_remedies_of_those_errors_work(overrides):
@@ -394,12 +458,22 @@ def test_the_fingerprint_ignores_name_clock_and_what_else_the_machine_could_do()
 
 def test_the_fingerprint_depends_on_every_other_key():
     changes = [f"{key}={low + 9 if key != 'array.psum_bits' else 20}" for key, (low, _) in KEYS.items()]
-    changes = [c for c in changes if ".memory_bytes" not in c]
+    slow, rows = ["array.mac_latency_cycles=10"], [*OPEN_ROWS, *REFRESH]
+    needing = {  # other keys
+        "array.mac_interval_cycles": [*slow, "array.mac_interval_cycles=2"],
+        "array.add_latency_cycles": [*slow, "array.add_latency_cycles=2"],
+        "dram.model": OPEN_ROWS,
+        "array.arithmetic": ["array.arithmetic=float32xint8"],
+        **{f"dram.{key}": [*rows, f"dram.{key}=9"] for key in ("row_bytes", "banks", *TIMES, "refresh_cycles")},
+        "dram.refresh_interval_cycles": [*rows, "dram.refresh_interval_cycles=90"],
+    }
+    changes = [c for c in changes if ".memory_bytes" not in c and c.partition("=")[0] not in needing]
     changes += [f"{s}.memory_bytes=3333" for s in ("accumulator", "activation", "weight", "parameter", "table", "dram")]
     changes += ["array.dataflow=os", "accumulator.overflow=wrap", "accumulator.saturate_at=end"]
     prints = {edge(change).fingerprint() for change in changes}
-    assert len(changes) == len(KEYS) + len(CHOICES)
-    assert len(prints | {edge().fingerprint()}) == len(changes) + 1
+    prints |= {edge(*changed).fingerprint() for changed in needing.values()}
+    assert len(changes) + len(needing) == len(KEYS) + len(CHOICES)
+    assert len(prints | {edge().fingerprint()}) == len(changes) + len(needing) + 1
 
 
 # --- quantisation -------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from accelsim.energy import (
 )
 from accelsim.energy.table import energy_from_dict
 from accelsim.errors import InputError
-from accelsim.timing import OPS, Counts, OpKey
+from accelsim.timing import FLOAT_OPS, OPS, Counts, OpKey
 
 ENERGY_TABLES = preset_names("energy")
 HARDWARE = preset_names("hardware")
@@ -264,7 +264,7 @@ def test_narrowing_the_accumulator_from_32_to_17_bits_saves_15_percent_of_a_mac(
 
 
 def test_adders_partial_sum_registers_and_buffers_are_shown_apart():
-    assert sorted(op for ops in PLACES.values() for op in ops) == sorted(OPS)
+    assert sorted(op for ops in PLACES.values() for op in ops) == sorted((*OPS, *FLOAT_OPS))
     place = {op: place for place, ops in PLACES.items() for op in ops}
     shown = ("mul", "add.array", "register.psum", "write.accumulator", "read.activation", "dram.read")
     assert len({place[op] for op in shown}) == len(shown)
@@ -481,7 +481,7 @@ KINDS = "'zero', 'constant', 'product', 'action', 'by_width', 'by_product', 'by_
         ),
         (CONSTANT | {"energy_per_bit": -0.5}, "(idle): energy_per_bit = -0.5 must be at least 0.0"),
         (CONSTANT | {"energy_per_bit": math.inf}, "(idle): energy_per_bit = inf: input should be a finite number"),
-        (CONSTANT | {"energy_per_bit": "1"}, "(idle): energy_per_bit = '1': input should be a valid number"),
+        (CONSTANT | {"energy_per_bit": "1"}, "(idle): energy_per_bit = '1' must be a number, written without quotes"),
         (CONSTANT | {"enrgy_per_bit": 1}, "(idle): unknown key 'enrgy_per_bit'; did you mean 'energy_per_bit'?"),
         (
             CONSTANT | {"ops": ["mul"]},
@@ -490,7 +490,7 @@ KINDS = "'zero', 'constant', 'product', 'action', 'by_width', 'by_product', 'by_
         ),
         (
             {"ops": ["idle"], "kind": "product", "energy_per_product_bit": 1},
-            "(idle): kind = 'product': 'idle' is no product; kind = 'product' is for mul and requant_mul",
+            "(idle): kind = 'product': 'idle' is no product; kind = 'product' is for mul, requant_mul, mul.float32",
         ),
         (
             {

@@ -39,15 +39,25 @@ from accelsim.timing import Counts, OpKey
 
 pytest.importorskip("torch")
 
-# A change of each key from the small machine below, beside it what has to be set for the key to be legal or in use.
+OPEN_ROWS = [
+    *("dram.model=open_rows", "dram.row_bytes=64", "dram.banks=4"),
+    *("dram.t_rcd_cycles=5", "dram.t_rp_cycles=6", "dram.t_cas_cycles=7"),
+]
+TIMES = ("t_rcd_cycles", "t_rp_cycles", "t_cas_cycles")
+REFRESH = ["dram.refresh_interval_cycles=80", "dram.refresh_cycles=8"]
+# A change of each key from the small machine below.
 HARDWARE: dict[str, list[str]] = {
     "name": ["name=other"],
     "clock_mhz": ["clock_mhz=100.0"],
     "array.rows": ["array.rows=4"],
     "array.columns": ["array.columns=4"],
     "array.dataflow": ["array.dataflow=os"],
+    "array.arithmetic": ["array.arithmetic=float32xint8"],
     "array.psum_bits": ["array.psum_bits=10"],
     "array.serial_tiles": ["array.serial_tiles=true"],
+    "array.mac_latency_cycles": ["array.mac_latency_cycles=2"],
+    "array.mac_interval_cycles": ["array.mac_interval_cycles=4"],
+    "array.add_latency_cycles": ["array.add_latency_cycles=1"],
     "accumulator.width_bits": ["accumulator.width_bits=16"],
     "accumulator.memory_bytes": ["accumulator.memory_bytes=512"],
     "accumulator.overflow": ["accumulator.overflow=wrap"],
@@ -59,6 +69,14 @@ HARDWARE: dict[str, list[str]] = {
     "dram.bandwidth_bytes_per_cycle": ["dram.bandwidth_bytes_per_cycle=8"],
     "dram.latency_cycles": ["dram.latency_cycles=7"],
     "dram.memory_bytes": ["dram.memory_bytes=1024"],
+    "dram.model": [*OPEN_ROWS],
+    "dram.row_bytes": ["dram.row_bytes=48"],
+    "dram.banks": ["dram.banks=1"],
+    "dram.t_rcd_cycles": ["dram.t_rcd_cycles=9"],
+    "dram.t_rp_cycles": ["dram.t_rp_cycles=9"],
+    "dram.t_cas_cycles": ["dram.t_cas_cycles=9"],
+    "dram.refresh_interval_cycles": ["dram.refresh_interval_cycles=90"],
+    "dram.refresh_cycles": ["dram.refresh_cycles=9"],
     "supports.dataflows": ["supports.dataflows=['os']"],
     "supports.overflows": ["supports.overflows=['wrap']"],
     "supports.saturate_at": ["supports.saturate_at=['end']"],
@@ -66,6 +84,14 @@ HARDWARE: dict[str, list[str]] = {
     "supports.bias_at": ["supports.bias_at=['accumulator']"],
     "supports.schemes": ["supports.schemes=['power_of_two']"],
     "supports.roundings": ["supports.roundings=['floor']"],
+}
+# What has to be set for a key to be legal or in use.
+NEEDED: dict[str, list[str]] = {
+    "array.arithmetic": ["accumulator.width_bits=32"],
+    "array.mac_interval_cycles": ["array.mac_latency_cycles=4"],
+    "array.add_latency_cycles": ["array.mac_latency_cycles=4"],
+    **dict.fromkeys((f"dram.{key}" for key in ("row_bytes", "banks", *TIMES)), OPEN_ROWS),
+    **{key: [*OPEN_ROWS, *REFRESH] for key in ("dram.refresh_interval_cycles", "dram.refresh_cycles")},
 }
 ADAROUND = ["weight.bits=3", "weight.rounding=adaround", "weight.adaround_iterations=50"]
 QUANTIZATION: dict[str, tuple[list[str], list[str]]] = {  # key: (what it needs, the change)
@@ -216,7 +242,8 @@ def result(graph: IntegerGraph, network: tuple[FloatGraph, np.ndarray], override
 @pytest.mark.parametrize("key", list(keys(Hardware)))
 def test_every_hardware_key_changes_some_result(network, key):
     graph = integer_graph(network, [])
-    plain, changed = result(graph, network, []), result(graph, network, HARDWARE[key])
+    needed = NEEDED.get(key, [])
+    plain, changed = result(graph, network, needed), result(graph, network, [*needed, *HARDWARE[key]])
     assert isinstance(plain, dict)
     if isinstance(changed, dict) and changed["hardware"] is None:
         plain = {**plain, "hardware": None}
@@ -258,7 +285,8 @@ TABLE: dict[str, Any] = {
     "voltage_v": 0.9,
     "source": "us",
     "notes": [],
-    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}},
+    "ops_per_mac": {"conv2d": {"multiplications": 1, "additions": 1}, "linear": {"multiplications": 1, "additions": 1}}
+    | {"matmul": {"multiplications": 1, "additions": 1}},
     "extra_adds": {},
     "entry": [
         {"kind": "product", "ops": ["mul"], "energy_per_product_bit": 0.5},
@@ -287,6 +315,7 @@ ENERGY: dict[str, tuple[list[Any], Any]] = {
     "OpsPerMac.additions": (["ops_per_mac", "conv2d", "additions"], 2),
     "OpsPerMacSection.conv2d": (["ops_per_mac", "conv2d"], {"multiplications": 5, "additions": 1}),
     "OpsPerMacSection.linear": (["ops_per_mac", "linear"], {"multiplications": 5, "additions": 1}),
+    "OpsPerMacSection.matmul": (["ops_per_mac", "matmul"], {"multiplications": 5, "additions": 1}),
     "Constant.kind": (["entry", 3], {"kind": "zero", "ops": ["dram.read"], "reason": "on chip"}),
     "Constant.ops": (["entry", 3, "ops"], ["dram.read", "dram.write"]),
     "Constant.source": (["entry", 3, "source"], "elsewhere"),
@@ -324,6 +353,7 @@ def priced(table: dict[str, Any], operands: dict[str, int]) -> object:
         layers = [
             LayerCounts(name="layer", op="conv2d", counts=counts, outputs=4, accumulator_bits=20),
             LayerCounts(name="other", op="linear", counts=counts, outputs=4, accumulator_bits=20),
+            LayerCounts(name="third", op="matmul", counts=counts, outputs=4, accumulator_bits=20),
         ]
         report = evaluate_energy(loaded, layers, {"weight": 2048})
         figures = {op: figure.as_numbers() for op, figure in report.by_op.items()}

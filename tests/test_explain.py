@@ -21,7 +21,7 @@ from accelsim.errors import InputError
 from accelsim.explore import explanation
 from accelsim.explore.changes import CHANGES, RELIEF, Subject
 from accelsim.explore.explanation import explain, find_layer
-from accelsim.explore.measured import Bound, measure
+from accelsim.explore.measured import Bound, measure, weight_loads
 from accelsim.ir import save_graph
 from accelsim.isa import Load, Memory, Modes, Start, Unit, assemble
 from accelsim.machine import Accelerator
@@ -241,7 +241,7 @@ def test_phases_of_a_compute_are_those_of_the_rules():
 
 def phases(compute, shape, done):
     """What each cycle from issue to done goes to."""
-    rows, columns = shape
+    rows, columns = shape.rows, shape.columns
     tiles = compute.r_count * compute.s_count * -(-compute.run_bytes // rows)
     result = [Cause.ARRAY_DRAIN] * (done + 1)
     if compute.output_stationary:
@@ -299,6 +299,20 @@ def test_weights_on_chip_take_no_transfer_and_nothing_else():
     causes = measure(changed).layers[0].causes
     assert causes[Cause.WEIGHT_TRANSFER] == 0
     assert causes[Cause.WEIGHT_FILL] == 16 + (16 * 32 - 1) * 15
+
+
+def test_operands_of_a_product_of_two_tensors_are_no_weights():
+    """What a STORE wrote, or the input, is loaded into the weight buffer, too; without it nothing would wait for it."""
+    text = """
+        STORE   signal=LOAD dram_address=20 buffer_address=0 row_bytes=4 rows=2 dram_step=6
+        LOAD    wait=STORE memory=WEIGHT dram_address=29 buffer_address=0 row_bytes=4
+        LOAD    memory=WEIGHT dram_address=30 buffer_address=8 row_bytes=4
+        LOAD    memory=WEIGHT dram_address=16 buffer_address=16 row_bytes=4
+        LOAD    memory=WEIGHT dram_address=0 buffer_address=24 row_bytes=1
+        LOAD    memory=ACTIVATION dram_address=40 buffer_address=24 row_bytes=1
+    """
+    program = assembled(assemble(text), bytes(64), MODES, load_hardware("edge_8x8"))
+    assert weight_loads(program) == {2, 3}
 
 
 def test_short_posts_take_seven_cycles():
@@ -423,6 +437,8 @@ def test_hostile_names_are_shown_and_found(tmp_path, capsys):
     assert find_layer(program, "a\x1b[31m\nb,\u202e") == 0
     with pytest.raises(InputError, match=r"--layer conv3: random has no such layer; did you mean 'conv2'\?; layers: a"):
         find_layer(program, "conv3")
+    with pytest.raises(InputError, match=re.escape(r"--layer \x1b[31m: random has no such layer")):
+        find_layer(program, "\x1b[31m")
 
 
 def test_a_fused_node_names_its_layer():

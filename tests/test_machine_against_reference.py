@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import random_graph, random_hardware
+from graphs import open_rows, pipelined, random_graph, random_hardware
 
 from accelsim.compiler import compile_graph
 from accelsim.isa import Unit
@@ -20,6 +20,10 @@ def test_every_written_tensor_and_partial_sum_equals_the_reference(seed):
     graph = maker.graph()
     hardware = random_hardware(rng, graph, str(rng.choice(["ws", "os"])))
     batch = int(rng.integers(1, 4))
+    if seed % 4 == 0:
+        hardware = pipelined(rng, hardware)
+    if seed % 4 == 1:
+        hardware = open_rows(rng, hardware)
     program = compile_graph(graph, hardware, batch)
     outcome = run_checked(program, graph, maker.codes(batch + 1), telemetry=bool(rng.random() < 0.5))
     assert outcome.mismatch is None, (seed, hardware, outcome.mismatch)

@@ -257,7 +257,7 @@ class Trace:
     def check_table(self, *titles: str) -> None:
         """Every entry of the page's tables against the registers, and nothing happens that they leave out."""
         rows = [row for title in titles for row in tables(section(title))[0]]
-        R, C = self.shape
+        R, C = self.shape[:2]
         name = [[f"PE({i},{j})" for j in range(C)] for i in range(R)]
         said = {int(row["cycle"]): row for row in rows}
         for cycle, registers in enumerate(self.after):

@@ -6,9 +6,6 @@ packages, and check nothing more.
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import io
 import json
 import re
 import struct
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notebook_cells import run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,7 +29,7 @@ def read(path: Path) -> dict[str, Any]:
 class Executed:
     """What a notebook left behind: its variables, and by cell the last expression's value and the printed text."""
 
-    variables: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
+    variables: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
 
@@ -39,18 +37,22 @@ class Executed:
 def execute(path: Path) -> Executed:
     """Run the code cells in order, as a fresh kernel does."""
     done = Executed()
-    for cell in read(path)["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        name = cell["id"]
-        tree = ast.parse("".join(cell["source"]), f"{path.name}[{name}]")
-        last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(tree, f"{path.name}[{name}]", "exec"), done.variables)
-            if last is not None:
-                done.values[name] = eval(compile(last, f"{path.name}[{name}]", "eval"), done.variables)
-        done.printed[name] = printed.getvalue()
+    for shown in run_cells(read(path), path.name, done.variables):
+        done.printed[shown.cell] = shown.printed
+        if shown.value is not None:
+            done.values[shown.cell] = shown.value
     return done
+
+
+def pictures(done: Executed) -> list[str]:
+    """Cells that show a picture, each of a size worth looking at and different from the others."""
+    found = {cell: value._repr_png_() for cell, value in done.values.items() if hasattr(value, "_repr_png_")}
+    assert len(set(found.values())) == len(found)
+    for cell, png in found.items():
+        assert png.startswith(b"\x89PNG\r\n\x1a\n"), cell
+        width, height = struct.unpack(">II", png[16:24])
+        assert min(width / 400, height / 200) > 1, cell
+    return list(found)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -74,6 +76,14 @@ def test_a_notebook_is_valid_format_4_5_without_outputs(path):
         assert all(line.endswith("\n") for line in cell["source"][:-1])
     names = [cell["id"] for cell in notebook["cells"]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_begins_with_what_one_learns_and_ends_with_an_exercise(path):
+    cells = [cell for cell in read(path)["cells"] if cell["cell_type"] == "markdown"]
+    assert "**You learn**" in "".join(cells[0]["source"])
+    assert "".join(cells[-1]["source"]).startswith("## Exercise\n")
+    assert cells[-1] == read(path)["cells"][-1]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -116,14 +126,7 @@ def says_which_layers_wait(done: Executed) -> None:
 
 
 def has_five_pictures(done: Executed) -> None:
-    """PNG files of a size worth looking at, different from each other."""
-    pictures = {cell: value._repr_png_() for cell, value in done.values.items() if hasattr(value, "_repr_png_")}
-    assert list(pictures) == ["utilization", "timeline", "energy", "width-figure", "why"]
-    assert len(set(pictures.values())) == 5
-    for cell, png in pictures.items():
-        assert png.startswith(b"\x89PNG\r\n\x1a\n"), cell
-        width, height = struct.unpack(">II", png[16:24])
-        assert min(width / 400, height / 200) > 1, cell
+    assert pictures(done) == ["utilization", "timeline", "energy", "width-figure", "why"]
 
 
 def shares_weights_in_a_batch(done: Executed) -> None:
@@ -170,9 +173,110 @@ FIRST_STEPS = (
 
 def test_first_steps_runs_and_shows_what_its_text_says():
     """One test, so that the workers of pytest-xdist do not each run the notebook."""
-    done = execute(ROOT / "notebooks" / "first_steps.ipynb")
+    done = execute(ROOT / "notebooks" / "1_first_steps.ipynb")
     for fact in FIRST_STEPS:
         fact(done)
+
+
+# --- from PyTorch to bits ---------------------------------------------------------------------------------
+
+
+def computes_the_machines_bits_by_hand(done: Executed) -> None:
+    """The codes and every output of the layer; real sums as close as eight bits are."""
+    assert done.values["calibrate"] is True
+    assert done.values["machine"] == (None, True)
+    total, real, wanted = done.values["sum"]
+    assert total > 0
+    assert abs(real - wanted) < 0.01 * abs(wanted)
+    held, multiplier, by_hand = done.values["requantise"]
+    assert abs(held / multiplier - 1) < 2**-23  # the scales are float32 here
+    assert by_hand == done.variables["outcome"].tensors["c1"][0, 10, 10, 0]
+
+
+def rounds_by_half_a_step_at_most(done: Executed) -> None:
+    low, high, error = done.values["scale"]
+    assert low >= -127
+    assert high == 127
+    assert 0.4 < error <= 0.5 + 1e-4  # of float32 weights
+
+
+def loses_accuracy_with_bits_and_less_with_a_scale_a_channel(done: Executed) -> None:
+    accuracy = done.values["bits"]
+    assert accuracy["channel", 8] == accuracy["tensor", 8] > 0.98
+    assert accuracy["tensor", 2] < 0.5
+    assert accuracy["tensor", 3] < accuracy["channel", 3]
+
+
+def test_from_pytorch_to_bits_runs_and_shows_what_its_text_says():
+    pytest.importorskip("torch")
+    done = execute(ROOT / "notebooks" / "2_quantization.ipynb")
+    assert pictures(done) == ["scale-figure", "machine-figure", "bits-figure"]
+    computes_the_machines_bits_by_hand(done)
+    rounds_by_half_a_step_at_most(done)
+    loses_accuracy_with_bits_and_less_with_a_scale_a_channel(done)
+
+
+# --- how narrow may the accumulator be? -------------------------------------------------------------------
+
+
+def wraps_back_to_the_exact_sum_and_saturates_to_another(done: Executed) -> None:
+    back, out = done.values["trace"]["comes back"], done.values["trace"]["ends far out"]
+    assert back["wraps"] == back["exact"]
+    assert back["saturates"] * back["exact"] < 0  # 'even the sign is wrong'
+    assert out["saturates"] == -(2**15)  # 'the nearest number it can'
+    assert abs(out["wraps"] - out["exact"]) > abs(out["saturates"] - out["exact"])
+
+
+def makes_the_order_part_of_the_result(done: Executed) -> None:
+    exact, different, low, high = done.values["order"]
+    assert exact == done.values["trace"]["comes back"]["exact"]
+    assert different > 100
+    assert low < exact < high
+
+
+def bounds_from_type_to_accuracy(done: Executed) -> None:
+    """Type >= l1 >= observed >= accuracy; and the surprise: one layer alone needs more than all together."""
+    needs = done.variables["needs"]
+    assert list(needs) == ["c1", "c3", "c5", "f6", "output"]
+    assert all(row == sorted(row, reverse=True) for row in needs.values())
+    accuracy = done.values["cost"]
+    assert accuracy[18] == accuracy[32] > accuracy[17]
+    assert done.values["alone"]["c3"] == 19 > 18
+
+
+def shows_which_energy_depends_on_the_width(done: Executed) -> None:
+    parts = done.variables["parts"]
+    assert parts[14]["multipliers"] == parts[32]["multipliers"]
+    for place in ("adders", "partial-sum registers", "accumulator memory"):
+        assert parts[14][place] < parts[18][place] < parts[32][place]
+
+
+def test_how_narrow_the_accumulator_may_be_runs_and_shows_what_its_text_says():
+    pytest.importorskip("torch")
+    done = execute(ROOT / "notebooks" / "3_accumulator.ipynb")
+    assert pictures(done) == ["trace-figure", "bounds-figure", "cost-figure"]
+    wraps_back_to_the_exact_sum_and_saturates_to_another(done)
+    makes_the_order_part_of_the_result(done)
+    bounds_from_type_to_accuracy(done)
+    shows_which_energy_depends_on_the_width(done)
+
+
+# --- golden vectors ---------------------------------------------------------------------------------------
+
+
+def test_golden_vectors_runs_and_shows_what_its_text_says():
+    pytest.importorskip("torch")
+    done = execute(ROOT / "notebooks" / "4_golden_vectors.ipynb")
+    assert pictures(done) == ["wave", "map"]
+    by_hand, stored = done.values["hex"]
+    assert by_hand == stored
+    assert done.values["design"] == [True, False]  # the right design passes, the one that wraps does not
+    assert "cause: overflow: additions wrap instead of saturating" in done.printed["check"]
+    first = done.variables["found"].first
+    assert first.expected == -(2**15)
+    assert first.got > 0  # it came out at the other end
+    assert "tile.weight" in done.printed["tensors"]
+    assert "accumulator.back_from_minimum      hit" in done.printed["coverage"]
 
 
 # --- design_space -----------------------------------------------------------------------------------------
@@ -204,7 +308,7 @@ def shows_energy_that_rises_with_the_width(done: Executed) -> None:
 
 def test_design_space_runs_and_shows_what_its_text_says():
     pytest.importorskip("pandas")
-    done = execute(ROOT / "notebooks" / "design_space.ipynb")
+    done = execute(ROOT / "notebooks" / "5_design_space.ipynb")
     for fact in (
         has_a_front_that_is_narrow,
         keeps_every_point_and_says_why_some_have_no_figures,

@@ -27,10 +27,10 @@ class Watched(pe_grid._Grid):
         )
         self.seen = np.zeros((len(case.computes), case.config.rows, case.config.columns), dtype=np.int64)
 
-    def _multiply_add(self, psum, activation, weight, on, wave):
+    def _multiply(self, activation, weight, on, wave, flags, **more):
         for row, column in np.argwhere(on):
             self.seen[self.tiles[wave[row, column]].instruction, row, column] += 1
-        return super()._multiply_add(psum, activation, weight, on, wave)
+        return super()._multiply(activation, weight, on, wave, flags, **more)
 
 
 @pytest.mark.parametrize("modes", [["ws"], ["os"], ["ws", "diagonal"]], ids="+".join)

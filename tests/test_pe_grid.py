@@ -316,7 +316,8 @@ def check_machine(case: Case, grid: GridRun, name: object) -> None:
 
 
 def check_times_and_counts(case: Case, grid: GridRun, name: object) -> None:
-    shape, state = ArrayShape(case.config.rows, case.config.columns), None
+    config, state = case.config, None
+    shape = ArrayShape(config.rows, config.columns, config.mac_latency, config.mac_interval, config.add_latency)
     counts = dict.fromkeys(grid.captures, 0)
     for k, c in enumerate(case.computes):
         times = compute_times(c, shape, state, case.ready[k])
@@ -632,6 +633,75 @@ def test_closed_forms_and_machine_agree_with_the_grid(key, count, modes, part):
         check_bits(case, grid, name)
         check_times_and_counts(case, grid, name)
         check_machine(case, grid, name)
+
+
+def pipelined(rng: np.random.Generator, config: GridConfig) -> GridConfig:
+    """A multiply-add of up to six cycles; its addition and its interval are no longer than the whole."""
+    latency = int(rng.integers(2, 7))
+    interval, add = (int(n) for n in rng.integers(1, latency + 1, 2))
+    return replace(config, mac_latency=latency, mac_interval=interval, add_latency=add)
+
+
+@pytest.mark.parametrize("modes", [["ws", "diagonal"], ["os"], ["ws", "os", "diagonal"]], ids="+".join)
+def test_closed_forms_and_machine_agree_with_pipelined_and_multi_cycle_macs(modes):
+    for number, (name, case) in enumerate(cases(50, 7, len(modes), len(modes[0]), modes=modes, largest=6)):
+        case.config = pipelined(np.random.default_rng([SEED, 8, number]), case.config)
+        grid = case.run()
+        check_bits(case, grid, name)
+        check_times_and_counts(case, grid, name)
+        check_machine(case, grid, name)
+
+
+def test_a_wave_takes_the_additions_cycles_a_row():
+    x, w = small(3, 2, 2)
+    case = gemm(x, w, 2)
+    case.config = replace(case.config, mac_latency=5, add_latency=3, mac_interval=2)
+    grid, psums = watch(case, lambda registers: registers["pe.psum"])
+    # T = 2, words in 2, 4, 6. PE(i, j) takes word m in 2 + 2m + 3i + j and has its sum five cycles later.
+    for m, i, j in np.ndindex(3, 2, 2):
+        assert psums[2 + 2 * m + 3 * i + j + 5][i, j] == (x[m, : i + 1] @ w[: i + 1, j])
+    # The last word's last sum is complete at the end of 2 + 4 + 3 + 1 + 4 = 14, and written two cycles later.
+    assert (grid.done, grid.span) == ([16], [(0, 14)])
+    assert (grid.accumulators[:3] == x @ w).all()
+
+
+def test_an_os_sum_takes_its_next_product_when_the_one_before_is_added():
+    x, w = small(2, 3, 2)
+    case = gemm(x, w, 2, output_stationary=1)
+    case.config = replace(case.config, mac_latency=4, add_latency=3)
+    grid, psums = watch(case, lambda registers: registers["pe.psum"])
+    # PE(0, 0) takes products in 0, 3, 6 and has their sums in 4, 7, 10: E = 9. Sums leave as after any E:
+    # done = E + R + (C - 1) + (R - 1) + 1.
+    assert [int(psums[cycle][0, 0]) for cycle in (4, 7, 10)] == np.cumsum(x[0] * w[:, 0]).tolist()
+    assert grid.done == [9 + 2 + 1 + 1 + 1]
+    # Two products at a time, were each an addition's latency apart, would need the array to hold two sums.
+    case.config = replace(case.config, add_latency=1)
+    assert case.run().done == [2 + 3 + 5]  # the product's pipeline alone costs its length once
+
+
+@pytest.mark.parametrize("latency", [2, 3])
+def test_loading_one_cycle_earlier_overtakes_a_slow_switch(latency):
+    rng = np.random.default_rng([SEED, 9, latency])
+    seen = 0
+    for _ in range(30):
+        rows, columns, tiles = int(rng.integers(2, 5)), int(rng.integers(1, 5)), int(rng.integers(3, 5))
+        words = latency * rows + int(rng.integers(0, 4))  # the load is never late, so that the switch alone holds it
+        x = rng.integers(1, 128, (words, rows * tiles))
+        w = rng.integers(0, 20, (rows * tiles, columns)) + 20 * np.repeat(np.arange(tiles), rows)[:, None]
+        case = gemm(x, w, rows)
+        case.config = replace(case.config, mac_latency=latency, add_latency=latency)
+        assert (case.run().accumulators[:words] == x @ w).all()
+        early = pe_grid._Grid(
+            case.computes,
+            case.config,
+            activation=case.activation,
+            weight=case.weight,
+            accumulators=case.accumulators,
+            bias=case.bias,
+            early_load=True,
+        ).run(10_000)
+        seen += bool((early.accumulators[:words] != x @ w).any())
+    assert seen == 30
 
 
 # --- the grid as a witness ---------------------------------------------------------------------------------

@@ -370,6 +370,14 @@ def test_what_the_rtl_does_not_implement_is_refused_by_name():
     other = replace(program, hardware=program.hardware.model_copy(update={"accumulator": accumulator}))
     with pytest.raises(InputError, match=r"accumulator\.saturate_at = 'end' needs exact sums"):
         cosimulate(other)
+    dram = program.hardware.dram.model_copy(update={"model": "open_rows"})
+    other = replace(program, hardware=program.hardware.model_copy(update={"dram": dram}))
+    with pytest.raises(InputError, match=r"dram\.model = 'open_rows' is not in the bench"):
+        cosimulate(other)
+    array = program.hardware.array.model_copy(update={"mac_latency_cycles": 3})
+    other = replace(program, hardware=program.hardware.model_copy(update={"array": array}))
+    with pytest.raises(InputError, match=r"mac_latency_cycles = 3 and array\.mac_interval_cycles = 1 are not"):
+        cosimulate(other)
 
 
 @pytest.mark.parametrize("preset", [name for name in preset_names("hardware") if name.startswith("rtl_")])

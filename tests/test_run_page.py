@@ -85,15 +85,16 @@ def test_the_page_holds_the_report_without_outputs_and_the_same_run_gives_the_sa
 def test_products_of_pes_add_up_instruction_by_instruction(dataflow, run):
     one = run if dataflow == "ws" else ran(("array.dataflow=os",))
     shape = ArrayShape.of(one.outcome.program.hardware)
+    pes = shape.rows, shape.columns
     held = embedded(one.page)["layers"]
     assert any(group["diagonal"] for layer in held for group in layer["activity"])
     for label, layer in enumerate(one.report["layers"]):
         mine = [c for c in one.outcome.program.instructions if isinstance(c, Compute) and c.label == label]
-        expected = sum((pe_macs(compute, shape) for compute in mine), np.zeros(shape, dtype=np.int64))
-        grid = np.zeros(shape, dtype=np.int64)
+        expected = sum((pe_macs(compute, shape) for compute in mine), np.zeros(pes, dtype=np.int64))
+        grid = np.zeros(pes, dtype=np.int64)
         for group in held[label]["activity"]:
             rows = np.repeat([value for _, value in group["rows"]], [many for many, _ in group["rows"]])
-            for row, column in np.ndindex(shape):
+            for row, column in np.ndindex(pes):
                 used = row == column if group["diagonal"] else column < group["lanes"]
                 grid[row, column] += rows[row] * used
         assert (grid == expected).all()

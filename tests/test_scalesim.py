@@ -375,9 +375,10 @@ def test_run_takes_every_layer_and_sums_up(net, capsys):
     assert main(["run", net, "--hardware", "scalesim_8x8", "--batch", "2", "--json", "out.json"]) == 0
     text, report = capsys.readouterr().out, json.loads(Path("out.json").read_text())
     assert (report["format"], report["version"]) == ("accelsim-topology", 1)
-    rows = re.findall(r"^\| (`.*?) \|", FORMATS.split("| key of a topology |")[1], re.MULTILINE)
+    described = FORMATS.split("| key of a topology |")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", described, re.MULTILINE)
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == report.keys() - {"format", "version"}
-    assert report["totals"].keys() <= set(re.findall(r"`(\w+)`", FORMATS.split("| `totals` | sums")[1]))
+    assert report["totals"].keys() <= set(re.findall(r"`(\w+)`", described.split("| `totals` | sums")[1]))
     assert [layer["name"] for layer in report["layers"]] == ["a", "b"]
     for layer in report["layers"]:
         assert main(["run", f"{net}:{layer['name']}", "--hardware", "scalesim_8x8", "--batch", "2", "--json", "1"]) == 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import GraphMaker, random_graph, random_hardware, random_requantization
+from graphs import GraphMaker, open_rows, pipelined, random_graph, random_hardware, random_requantization
 from programs import Maker
 from second_machine import Modes as SecondModes
 from second_machine import SecondMachine
@@ -78,7 +79,12 @@ def compiled(seed: int, folder: Path) -> None:
     maker = one_linear(rng) if dataflow == "is" else random_graph(rng)
     graph = maker.graph()
     batch = int(rng.integers(1, 4))
-    program = compile_graph(graph, random_hardware(rng, graph, dataflow), batch)
+    hardware = random_hardware(rng, graph, dataflow)
+    if seed % 2:
+        hardware = pipelined(rng, hardware)
+    if seed % 3 == 0:
+        hardware = open_rows(rng, hardware)
+    program = compile_graph(graph, hardware, batch)
     save_compiled(program, graph, maker.codes(batch), folder)
 
 
@@ -140,5 +146,8 @@ BY_HAND = range(240)
 @pytest.mark.parametrize("block", range(6))
 def test_random_programs(block, tmp_path):
     for seed in BY_HAND[block::6]:
-        Maker(seed).program().save(tmp_path / str(seed))
+        program = Maker(seed).program()
+        if seed % 5 == 0:
+            program = replace(program, hardware=pipelined(np.random.default_rng(seed), program.hardware))
+        program.save(tmp_path / str(seed))
         compare(tmp_path / str(seed))

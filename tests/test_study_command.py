@@ -21,7 +21,7 @@ RUN = [sys.executable, "-c", "import sys; from accelsim.cli import main; sys.exi
 STUDY = """
 title = "bits of LeNet-5 on the digits"
 workload = "lenet5_digits"
-calibration = 16
+calibration_images = 16
 seeds = [0, 1]
 
 [[rows]]
@@ -31,7 +31,7 @@ float = true
 [[rows]]
 label = "weights"
 axes = { bits = [2, 3, 4, 8] }
-set = ["weight.bits={bits}", "activation.bits=3"]
+quantization_set = ["weight.bits={bits}", "activation.bits=3"]
 """
 FILES = ("study.json", "study.csv", "study.png", "study.svg")
 
@@ -131,10 +131,18 @@ def test_bad_input_is_one_line(capsys, place, words, message):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("calibration = 16", "calibration = 1439", "digits train: 1439 images asked for, the split has 1438"),
-        ("calibration = 16\nseeds = [0, 1]", "calibration = 1439\nseeds = [1]", "digits train: 1439 images asked for"),
+        (
+            "calibration_images = 16",
+            "calibration_images = 1439",
+            "digits train: 1439 images asked for, the split has 1438",
+        ),
+        (
+            "calibration_images = 16\nseeds = [0, 1]",
+            "calibration_images = 1439\nseeds = [1]",
+            "digits train: 1439 images asked for",
+        ),
         ("lenet5_digits", "lenet9", "workload 'lenet9' is neither a name, a graph or program directory, an ONNX file"),
-        ("bits={bits}", "bits={bit}", "FILE [rows[1]]: axes.bits changes nothing; write {bits} into set"),
+        ("bits={bits}", "bits={bit}", "FILE [rows[1]]: axes.bits changes nothing; write {bits} into quantization_set"),
     ],
 )
 def test_a_bad_study_is_one_line(capsys, tmp_path, old, new, message):

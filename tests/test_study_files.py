@@ -22,7 +22,7 @@ float = true
 label = "grid"
 axes = { bits = [4, 8], granularity = ["tensor", "channel"], full = [true, false] }
 best_of = "full"
-set = ["weight.bits={bits}", "weight.granularity={granularity}", "weight.full_range={full}"]
+quantization_set = ["weight.bits={bits}", "weight.granularity={granularity}", "weight.full_range={full}"]
 
 [[rows]]
 label = "tuned"
@@ -78,9 +78,9 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         write(
             tmp_path,
             'title = "t"\nworkload = "models/net.py:make"\nquantization = "own/scheme.toml"\n'
-            'set = ["weight.bits=5", "weight.full_range=true"]\nhardware = "own/machine.toml"\n'
+            'quantization_set = ["weight.bits=5", "weight.full_range=true"]\nhardware = "own/machine.toml"\n'
             'hardware_set = ["accumulator.width_bits=20"]\n'
-            '[[rows]]\nlabel = "a"\nset = ["weight.bits=4"]\nhardware_set = ["array.dataflow=os"]\n'
+            '[[rows]]\nlabel = "a"\nquantization_set = ["weight.bits=4"]\nhardware_set = ["array.dataflow=os"]\n'
             '[[rows]]\nlabel = "b"\nquantization = "int8"\nworkload = "lenet5"\n',
         )
     )
@@ -105,8 +105,8 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         ("float = true", "float = 1", " [rows[0]]: float = 1 must be true or false, written without quotes"),
         (
             "float = true",
-            'float = true\nset = ["weight.bits=3"]',
-            " [rows[0]]: set changes nothing of a float network; leave set out, or float",
+            'float = true\nquantization_set = ["weight.bits=3"]',
+            " [rows[0]]: quantization_set changes nothing of a float network; leave quantization_set out, or float",
         ),
         (
             "float = true",
@@ -115,13 +115,14 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         ),
         (
             "float = true",
-            'weights_only = true\nset = ["activation.bits=4"]',
-            " [rows[0]]: set 'activation.bits=4' changes nothing where only weights are integers; leave it out",
+            'weights_only = true\nquantization_set = ["activation.bits=4"]',
+            " [rows[0]]: quantization_set 'activation.bits=4' changes nothing where only weights are integers; "
+            "leave it out",
         ),
         (
             "float = true",
-            'weights_only = true\nset = ["layers.c1.activation_bits=2"]',
-            " [rows[0]]: set 'layers.c1.activation_bits=2' changes nothing where only weights are integers",
+            'weights_only = true\nquantization_set = ["layers.c1.activation_bits=2"]',
+            " [rows[0]]: quantization_set 'layers.c1.activation_bits=2' changes nothing where only weights are",
         ),
         (
             "float = true",
@@ -134,12 +135,12 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
         (
             "weight.bits={bits}",
             "weight.bitz={bits}",
-            " [rows[1]] 'grid': set weight.bitz=4: unknown key 'weight.bitz'; did you mean 'bits'?",
+            " [rows[1]] 'grid': quantization_set weight.bitz=4: unknown key 'weight.bitz'; did you mean 'bits'?",
         ),
         (
             "weight.bits={bits}",
             "weight.bits=4",
-            " [rows[1]]: axes.bits changes nothing; write {bits} into set, hardware_set or",
+            " [rows[1]]: axes.bits changes nothing; write {bits} into quantization_set,",
         ),
         ("weight.full_range={full}", "weight.full_range={fll}", " [rows[1]]: axes.full changes nothing; write {full}"),
         ('best_of = "full"', 'best_of = "ful"', " [rows[1]]: best_of = 'ful' is not one of axes; add axes.ful"),
@@ -148,18 +149,26 @@ def test_overrides_of_the_study_come_before_those_of_the_row_and_files_lie_besid
             'best_of = "full"\nworkload = "net_{full}"',
             " [rows[1]]: workload has {full}, which best_of chooses; compare workloads in rows of their own",
         ),
-        ('set = ["weight.bits', 'set = [7, "weight.bits', " [rows[1]]: set[0] = 7 must be text in quotes"),
-        ('label = "tuned"', 'label = "{x}"\nset = ["weight.bits={x}"]', " [rows[2]]: {x} names no axis; add axes.x"),
+        (
+            'quantization_set = ["weight.bits',
+            'quantization_set = [7, "weight.bits',
+            " [rows[1]]: quantization_set[0] = 7 must be text in quotes",
+        ),
+        (
+            'label = "tuned"',
+            'label = "{x}"\nquantization_set = ["weight.bits={x}"]',
+            " [rows[2]]: {x} names no axis; add axes.x",
+        ),
         ('label = "tuned"', 'label = "float"', ": two rows have the label 'float'; give each its own"),
         ('label = "tuned"', 'label = "t"\nquantization = "int9"', " [rows[2]] 't': quantization 'int9' is neither a"),
         (
             'label = "tuned"',
             'label = "t"\nhardware_set = ["array.rows={seed}"]',
-            " [rows[2]]: {seed} stands in set alone; the same network and machine serve every seed",
+            " [rows[2]]: {seed} stands in quantization_set alone; the same network and machine serve every seed",
         ),
         (
             'label = "tuned"',
-            'label = "t"\naxes = { seed = [1] }\nset = ["weight.bits={seed}"]',
+            'label = "t"\naxes = { seed = [1] }\nquantization_set = ["weight.bits={seed}"]',
             " [rows[2]]: axes.seed: a name holds letters, digits and underscores only, and is not 'seed'",
         ),
         ('against = "bits"', 'against = "bit"', ": against = 'bit' is no row's axis; use one of bits, granularity"),
@@ -188,7 +197,7 @@ def test_a_bad_study_file_is_refused_in_one_line(tmp_path, old, new, message):
 
 def test_a_seed_has_its_place_in_the_scheme(tmp_path):
     """No key of a scheme takes a seed of its own here; any integer key shows that the seed arrives."""
-    text = GOOD.replace('label = "tuned"', 'label = "t"\nset = ["weight.bits={seed}"]')
+    text = GOOD.replace('label = "tuned"', 'label = "t"\nquantization_set = ["weight.bits={seed}"]')
     plan = load_study(write(tmp_path, text), seeds=[4, 6])
     assert plan.seeds == (4, 6)
     (trial,) = plan.rows[-1].trials
@@ -204,7 +213,8 @@ def test_an_unknown_study_lists_those_there_are():
 def test_weights_alone_take_every_key_that_changes_a_weight(tmp_path):
     keys = ("weight.bits=4", "layers.c1.weight_bits=2", "equalization.weights=true", "scale_format=float32",
             "requantization.scheme=power_of_two")  # fmt: skip
-    text = f'title = "t"\nworkload = "lenet5"\n[[rows]]\nlabel = "w"\nweights_only = true\nset = {list(keys)}\n'
+    text = 'title = "t"\nworkload = "lenet5"\n[[rows]]\nlabel = "w"\nweights_only = true\n'
+    text += f"quantization_set = {list(keys)}\n"
     (tmp_path / "mine.toml").write_text(text)
     (row,) = load_study(tmp_path / "mine.toml").rows
     scheme = row.trials[0].schemes[0]

@@ -117,3 +117,10 @@ def test_two_waveforms_are_the_same_bytes(tmp_path, capsys):
     for path in paths:
         main(["vectors", "wave", "lenet5_digits", "-o", str(path), "--layer", "c1", "--computes", "1"])
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_pipelined_array_steps_in_the_machines_cycles(tmp_path):
+    # `write_waveform` raises where the grid's cycles are not the machine's.
+    options = ["--hardware", "edge_8x8", "--set", "array.mac_latency_cycles=4", "--set", "array.mac_interval_cycles=2"]
+    path = str(tmp_path / "out.vcd")
+    assert main(["vectors", "wave", "lenet5_digits", "-o", path, "--layer", "output", *options]) == 0

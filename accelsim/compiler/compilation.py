@@ -123,6 +123,7 @@ def _check_fields(operations: list[Operation], instructions: list[Instruction]) 
 def check_supported(graph: IntegerGraph, hardware: Hardware) -> None:
     """Refuse a graph that asks for a scheme or mode this machine's array or PPU does not implement."""
     refuse_host_operators(graph, "cannot be compiled")
+    hardware.arithmetic()  # refused where it is of floats
     supports = hardware.supports
     asked = (
         ("zero_points", graph.zero_points, supports.zero_points),

@@ -11,14 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from accelsim.config import ElementBytes
 from accelsim.isa import Instruction, Unit, accesses
 from accelsim.isa.check import first_overlap
-from accelsim.isa.walker import Access
+from accelsim.isa.walker import BYTES, Access
 
 
-def synchronise(instructions: list[Instruction]) -> tuple[Instruction, ...]:
+def synchronise(instructions: list[Instruction], elements: ElementBytes = BYTES) -> tuple[Instruction, ...]:
     """Return the instructions with wait and signal masks that make every execution equal the serial one."""
-    touched = [accesses(instruction) for instruction in instructions]
+    touched = [accesses(instruction, elements) for instruction in instructions]
     queues: dict[Unit, list[int]] = {unit: [] for unit in Unit}
     done_before = np.zeros((len(instructions), len(Unit)), dtype=np.int64)
     clocks = {unit: np.zeros(len(Unit), dtype=np.int64) for unit in Unit}

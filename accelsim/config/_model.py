@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from accelsim.errors import InputError, did_you_mean
+from accelsim.errors import InputError, did_you_mean, one_of
 from accelsim.files import read_text
 
 
@@ -63,7 +63,11 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section], option:
         known = list(kind.model_fields) if kind else []
         if part not in known:
             where = ".".join(path[: depth + 1])
-            hint = did_you_mean(part, known) or f"; known here: {', '.join(known) or 'none'}"
+            hint = (
+                did_you_mean(part, known)
+                or one_of(whole_keys(model, part))
+                or f"; known here: {', '.join(known) or 'none'}"
+            )
             raise InputError(f"{option} {assignment}: unknown key {where!r}{hint}")
         assert kind is not None
         annotation = kind.model_fields[part].annotation
@@ -83,6 +87,18 @@ def set_key(data: dict[str, Any], assignment: str, model: type[Section], option:
                 _set_user_key(inner, path[depth + 1 :], value, get_args(annotation)[1], f"{option} {assignment}")
                 return
             here = inner
+
+
+def whole_keys(model: type[BaseModel], key: str) -> list[str]:
+    """Keys of a model, as overrides name them, that end in `key`: ``array.rows`` for ``rows``."""
+    found = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        below = [name]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            below += [f"{name}.{one}" for one in kind.model_fields]
+        found += [one for one in below if one == key or one.endswith(f".{key}")]
+    return found
 
 
 def _set_user_key(data: dict[str, Any], path: list[str], value: Any, kind: Any, said: str) -> None:
@@ -136,6 +152,8 @@ def _first_line(model: type[Section], error: ValidationError, source: str) -> st
             return f"{said} must be a table of keys" if key else f"{source}: must hold keys"
         case "int_type":
             return f"{said} must be an integer, written without quotes or a point"
+        case "float_type":
+            return f"{said} must be a number, written without quotes"
         case "bool_type":
             return f"{said} must be true or false, written without quotes"
         case "string_type":

@@ -49,7 +49,8 @@ class RowSection(Section):
         float: the float network itself.
         weights_only: integer weights, everything else float.
         workload, quantization: instead of the study's.
-        set: overrides of the scheme, after the study's own; ``{axis}`` stands for a value, ``{seed}`` for the seed.
+        quantization_set: overrides of the scheme, after the study's own; ``{axis}`` stands for a value, ``{seed}`` for
+            the seed.
         hardware_set: overrides of the hardware, after the study's own.
         axes: values by name.
         best_of: the axis of which only the best value is shown, chosen on the calibration images.
@@ -61,7 +62,7 @@ class RowSection(Section):
     weights_only: bool = False
     workload: Text | None = None
     quantization: Text | None = None
-    set: Texts = ()
+    quantization_set: Texts = ()
     hardware_set: Texts = ()
     axes: dict[str, Values] = Field(default_factory=dict)
     best_of: Text | None = None
@@ -71,16 +72,22 @@ class RowSection(Section):
     def _consistent(self) -> Self:
         if self.float and self.weights_only:
             raise ValueError("float and weights_only exclude each other; leave one out")
-        given = [key for key in ("quantization", "set", "hardware_set", "best_of", "train") if getattr(self, key)]
+        given = [
+            key
+            for key in ("quantization", "quantization_set", "hardware_set", "best_of", "train")
+            if getattr(self, key)
+        ]
         if self.float and given:
             raise ValueError(f"{given[0]} changes nothing of a float network; leave {given[0]} out, or float")
         if self.weights_only:
             for key in ("hardware_set", "train"):
                 if getattr(self, key):
                     raise ValueError(f"{key} changes nothing where only weights are integers; leave {key} out")
-            for change in self.set:
+            for change in self.quantization_set:
                 if not _changes_weights(change.partition("=")[0].strip()):
-                    raise ValueError(f"set {change!r} changes nothing where only weights are integers; leave it out")
+                    raise ValueError(
+                        f"quantization_set {change!r} changes nothing where only weights are integers; leave it out"
+                    )
         if self.best_of is not None and self.best_of not in self.axes:
             raise ValueError(f"best_of = {self.best_of!r} is not one of axes; add axes.{self.best_of}")
         if self.best_of in _PLACE.findall(self.workload or ""):
@@ -88,15 +95,17 @@ class RowSection(Section):
                 f"workload has {{{self.best_of}}}, which best_of chooses; compare workloads in rows of their own"
             )
         others = [self.workload or "", self.quantization or "", *self.hardware_set]
-        used = {name for text in (*others, *self.set) for name in _PLACE.findall(text)}
+        used = {name for text in (*others, *self.quantization_set) for name in _PLACE.findall(text)}
         if SEED in {name for text in others for name in _PLACE.findall(text)}:
-            raise ValueError(f"{{{SEED}}} stands in set alone; the same network and machine serve every seed")
+            raise ValueError(
+                f"{{{SEED}}} stands in quantization_set alone; the same network and machine serve every seed"
+            )
         for name, values in self.axes.items():
             if not re.fullmatch(r"\w+", name) or name == SEED:
                 raise ValueError(f"axes.{name}: a name holds letters, digits and underscores only, and is not {SEED!r}")
             if name not in used:
                 raise ValueError(
-                    f"axes.{name} changes nothing; write {{{name}}} into set, hardware_set or quantization"
+                    f"axes.{name} changes nothing; write {{{name}}} into quantization_set, hardware_set or quantization"
                 )
             if len(set(map(repr, values))) < len(values):
                 raise ValueError(f"axes.{name} holds a value twice; leave one out")
@@ -117,11 +126,11 @@ class StudySection(Section):
         title: one line.
         workload: name or ``file.py:function``, of rows that name none.
         images: test images, the first of them; absent, all there are.
-        calibration: training images that ranges are taken from.
+        calibration_images: training images that ranges are taken from.
         seeds: every row is made once for each. Seed 0 calibrates on the first training images, another on as many
             drawn with it; it also orders what a method does at random.
         hardware, hardware_set: the array, whose order of additions and accumulator decide bits.
-        quantization, set: scheme and overrides of rows that say nothing else.
+        quantization, quantization_set: scheme and overrides of rows that say nothing else.
         against: the axis that the figure has from left to right; absent, it has a bar for each row.
         rows: at least one.
     """
@@ -129,12 +138,12 @@ class StudySection(Section):
     title: Text
     workload: Text
     images: int | None = Field(None, ge=1)
-    calibration: int = Field(1024, ge=1)
+    calibration_images: int = Field(1024, ge=1)
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1, max_length=100)] = (0,)
     hardware: Text = "default_16x16"
     hardware_set: Texts = ()
     quantization: Text = "int8"
-    set: Texts = ()
+    quantization_set: Texts = ()
     against: Text | None = None
     rows: Annotated[tuple[RowSection, ...], Field(strict=False, min_length=1)]
 
@@ -283,10 +292,12 @@ def _trial(
     file: StudySection, section: RowSection, path: Path, axes: dict[str, Value], seeds: tuple[int, ...]
 ) -> Trial:
     quantization = _near(_filled(section.quantization or file.quantization, axes), path)
-    changes = (*file.set, *section.set)
+    changes = (*file.quantization_set, *section.quantization_set)
     hardware_changes = [_filled(change, axes) for change in (*file.hardware_set, *section.hardware_set)]
     schemes = {
-        seed: load_quantization(quantization, [_filled(change, {**axes, SEED: seed}) for change in changes], "set")
+        seed: load_quantization(
+            quantization, [_filled(change, {**axes, SEED: seed}) for change in changes], "quantization_set"
+        )
         for seed in seeds
     }
     return Trial(axes, schemes, load_hardware(_near(file.hardware, path), hardware_changes, "hardware_set"))

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from accelsim.config._model import Section, build, read_toml
+from accelsim.config._model import Section, build, read_toml, whole_keys
+from accelsim.config.hardware import Hardware
 from accelsim.config.presets import find_preset
-from accelsim.errors import did_you_mean
+from accelsim.config.quantization import QuantizationScheme
+from accelsim.errors import did_you_mean, one_of
 
 Value = bool | int | float | str
 """What an axis may take: a TOML scalar."""
@@ -179,8 +181,14 @@ class SweepFile(Section):
         for said in [*self.axes, *self.derived]:
             for key in keys_of(said):
                 if key not in (*CHOICES, "batch") and not key.startswith(SECTIONS):
-                    hint = did_you_mean(key, (*CHOICES, "batch")) or (
-                        f"; keys are {', '.join(CHOICES)}, batch, or start with hardware., quantization. or energy."
+                    meant = [f"hardware.{one}" for one in whole_keys(Hardware, key)]
+                    meant += [f"quantization.{one}" for one in whole_keys(QuantizationScheme, key)]
+                    hint = (
+                        did_you_mean(key, (*CHOICES, "batch"))
+                        or one_of(meant)
+                        or (
+                            f"; keys are {', '.join(CHOICES)}, batch, or start with hardware., quantization. or energy."
+                        )
                     )
                     raise ValueError(f"axes: unknown key {key!r}{hint}")
                 if key in taken:

@@ -19,7 +19,7 @@ from pydantic import Field, StringConstraints, model_validator
 from accelsim.config._model import Section
 from accelsim.timing import OpKey
 
-PRODUCT_OPS = ("mul", "requant_mul")
+PRODUCT_OPS = ("mul", "requant_mul", "mul.float32")
 """Operations whose cost grows with both operands."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -349,7 +349,7 @@ class ByCapacity(Points):
 
 def _only_products(kind: str, op: str) -> str | None:
     if op not in PRODUCT_OPS:
-        return f"{op!r} is no product; kind = {kind!r} is for {' and '.join(PRODUCT_OPS)}"
+        return f"{op!r} is no product; kind = {kind!r} is for {', '.join(PRODUCT_OPS)}"
     return None
 
 

@@ -11,11 +11,13 @@ from accelsim.config import Hardware
 from accelsim.energy.entries import OutsideError, Points, Side, Zero, is_memory
 from accelsim.energy.table import EnergyTable
 from accelsim.errors import InputError, did_you_mean
-from accelsim.timing import OPS, Counts, OpKey
+from accelsim.timing import FLOAT_OPS, OPS, Counts, OpKey
+
+ALL_OPS = (*OPS, *FLOAT_OPS)
 
 PLACES: Mapping[str, tuple[str, ...]] = {
-    "multipliers": ("mul",),
-    "adders": ("add.array", "add.accumulator"),
+    "multipliers": ("mul", "mul.float32"),
+    "adders": ("add.array", "add.accumulator", "add.array.float32", "add.accumulator.float32"),
     "partial-sum registers": ("register.psum",),
     "operand registers": ("register.activation", "register.weight", "register.skew"),
     "accumulator memory": ("read.accumulator", "write.accumulator"),
@@ -76,7 +78,7 @@ class OpEnergy:
 
 
 Energies = dict[str, OpEnergy]
-"""Operation type -> its energy, in the order of `timing.OPS`; only operations that occur."""
+"""Operation type -> its energy, in the order of `ALL_OPS`; only operations that occur."""
 
 
 def as_number(value: Fraction) -> int | float:
@@ -94,7 +96,7 @@ def add_energies(parts: Iterable[Mapping[str, OpEnergy]]) -> Energies:
     for part in parts:
         for op, energy in part.items():
             total[op] = total[op] + energy if op in total else energy
-    return {op: total[op] for op in OPS if op in total}
+    return {op: total[op] for op in ALL_OPS if op in total}
 
 
 def by_place(energies: Mapping[str, OpEnergy]) -> dict[str, Fraction]:
@@ -265,7 +267,8 @@ def _outside_notes(entry: Points, outside: set[_Outside]) -> list[str]:
     sides: tuple[Side, ...] = ("below", "above")
     notes = []
     for side in sides:
-        found = sorted((size, OPS.index(op), op) for op, where, size in outside if op in entry.ops and where == side)
+        used = [(op, size) for op, where, size in outside if op in entry.ops and where == side]
+        found = sorted((size, ALL_OPS.index(op), op) for op, size in used)
         if found:
             sizes = ", ".join(f"{op} at {size}" for size, _, op in found)
             notes.append(f"{sizes}: {entry.rule_text(side)}")

@@ -14,7 +14,7 @@ from accelsim.config._model import Section, build, read_toml
 from accelsim.energy.accelergy import with_energies
 from accelsim.energy.entries import KINDS, Entry, Text, Zero
 from accelsim.errors import InputError, did_you_mean
-from accelsim.timing import OPS
+from accelsim.timing import FLOAT_OPS, OPS
 
 
 class OpsPerMac(Section):
@@ -169,8 +169,8 @@ def energy_from_dict(data: Mapping[str, Any], origin: str) -> EnergyTable:
         entry = _entry(item, f"{origin} entry {number}")
         where = f"{origin} entry {number} ({entry.ops[0]})"
         for op in entry.ops:
-            if op not in OPS:
-                hint = did_you_mean(op, OPS) or f"; known: {', '.join(OPS)}"
+            if op not in (*OPS, *FLOAT_OPS):
+                hint = did_you_mean(op, (*OPS, *FLOAT_OPS)) or f"; known: {', '.join((*OPS, *FLOAT_OPS))}"
                 raise InputError(f"{where}: ops: unknown operation {op!r}{hint}")
             if op in by_op:
                 raise InputError(f"{where}: ops: {op!r} has an entry already; keep one of them")

@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from accelsim.compiler import compile_graph
 from accelsim.compiler.synchronisation import synchronise
 from accelsim.config import Hardware
 from accelsim.config.hardware import hardware_from_dict
 from accelsim.errors import InputError
-from accelsim.explore.measured import Bound, weight_memory
+from accelsim.explore.measured import Bound, weight_loads, weight_memory
 from accelsim.ir import IntegerGraph
-from accelsim.isa import Instruction, Load, Memory, Post, Program, Reduce, Store
+from accelsim.isa import Instruction, Load, Post, Program, Reduce
 from accelsim.timing import D_POST
 
 Settings = Mapping[str, Any]
@@ -59,7 +59,8 @@ class Change:
         """Exactly what changes in a subject; None where nothing would."""
         program, hardware = subject.program, subject.program.hardware
         if self.rewrite is _without_weight_loads:
-            size = sum(x.rows * x.row_bytes for x in program.instructions if _is_weight_load(x, program))
+            loads = (program.instructions[index] for index in weight_loads(program))
+            size = sum(x.rows * x.row_bytes for x in loads if isinstance(x, Load))
             buffer = weight_memory(program).name.lower()
             held = getattr(hardware, buffer).memory_bytes
             return f"no LOAD of weights ({size:,} bytes; {buffer} buffer: {held:,})" if size else None
@@ -170,18 +171,10 @@ def _buffers(hardware: Hardware) -> Settings:
 # Programs -----------------------------------------------------------------------------------------------------
 
 
-def _is_weight_load(instruction: Instruction, program: Program) -> TypeGuard[Load]:
-    return (
-        isinstance(instruction, Load)
-        and not isinstance(instruction, Store)
-        and Memory(instruction.memory) is weight_memory(program)
-    )
-
-
 def _without_weight_loads(program: Program) -> tuple[Instruction, ...]:
     """The program as if its weights lay in the buffer from the start: their LOADs gone, the tokens derived anew."""
-    kept = [replace(x, wait=0, signal=0) for x in program.instructions if not _is_weight_load(x, program)]
-    return synchronise(kept)
+    gone = weight_loads(program)
+    return synchronise([replace(x, wait=0, signal=0) for i, x in enumerate(program.instructions) if i not in gone])
 
 
 SHORTEST_POST = 2 + D_POST

@@ -192,7 +192,8 @@ def find_layer(program: Program, name: str) -> int:
     )
     nodes = [node for layer in program.layers for node in layer.nodes]
     raise InputError(
-        f"--layer {name}: {program.name} has no such layer{did_you_mean(name, [*names, *nodes])}; layers: {shown}"
+        f"--layer {printable(name)}: {printable(program.name)} has no such layer"
+        f"{did_you_mean(name, [*names, *nodes])}; layers: {shown}"
     )
 
 

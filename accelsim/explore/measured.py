@@ -6,12 +6,13 @@ cycles between the end before and its own, and the path that decided its end is 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
-from accelsim.isa import Compute, Memory, Program, Unit
+from accelsim.isa import Compute, Load, Memory, Program, Store, Unit
 from accelsim.timing import Schedule, longest_path
 from accelsim.timing.attribution import Attribution, Cause, Step, stream_of
 from accelsim.timing.cycles import ArrayShape
@@ -130,6 +131,36 @@ def weight_memory(program: Program) -> Memory:
     return Memory.ACTIVATION if program.input.layout == "columns" else Memory.WEIGHT
 
 
+def weight_loads(program: Program) -> frozenset[int]:
+    """The LOADs that bring weights: constants, for the array to hold or, where operands are swapped, to stream.
+
+    What a STORE writes, or the input, is an operand of a product of two activation tensors, wherever it is loaded to.
+    """
+    memory = weight_memory(program)
+    written = [(program.input.address, program.input.address + program.input.size)]
+    written += [_dram_bytes(x) for x in program.instructions if isinstance(x, Store)]
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(written):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    found = []
+    for index, x in enumerate(program.instructions):
+        if isinstance(x, Load) and not isinstance(x, Store) and x.memory == memory:
+            low, high = _dram_bytes(x)
+            before = bisect_left(merged, (high, 0)) - 1  # the last that begins below its end
+            if before < 0 or merged[before][1] <= low:
+                found.append(index)
+    return frozenset(found)
+
+
+def _dram_bytes(transfer: Load) -> tuple[int, int]:
+    """From the first byte to behind the last that a transfer touches in DRAM."""
+    last_row = transfer.dram_address + (transfer.rows - 1) * transfer.dram_step
+    return min(transfer.dram_address, last_row), max(transfer.dram_address, last_row) + transfer.row_bytes
+
+
 def measure(program: Program, *, paths: bool = False) -> Measured:
     """Time a program by its longest path, and attribute every cycle of every layer to one cause; linear in its size.
 
@@ -140,7 +171,7 @@ def measure(program: Program, *, paths: bool = False) -> Measured:
     instructions, hardware = program.instructions, program.hardware
     _ = program.order  # the static check, which the longest path relies on
     schedule = longest_path(instructions, hardware)
-    attribution = Attribution(instructions, hardware, schedule, weight_memory(program))
+    attribution = Attribution(instructions, hardware, schedule, weight_loads(program))
     shape = ArrayShape.of(hardware)
     pes = shape.rows * shape.columns
     layers = [LayerTime(pes) for _ in program.layers]

@@ -101,7 +101,7 @@ class SchemeStudy:
             "version": VERSION,
             "name": self.plan.name,
             "title": file.title,
-            "calibration_images": file.calibration,
+            "calibration_images": file.calibration_images,
             "seeds": list(self.seeds),
             "hardware": self.plan.hardware.model_dump(mode="json"),
             "against": file.against,
@@ -182,7 +182,7 @@ class SchemeStudy:
                 if refused is None:
                     right += int(np.sum(np.array(found["predictions"]) == labels))
             assert row.best_of is not None
-            share = None if refused else right / (len(self.seeds) * self.plan.file.calibration)
+            share = None if refused else right / (len(self.seeds) * self.plan.file.calibration_images)
             tried.append({"value": trial.axes[row.best_of], "calibration_accuracy": share})
         shares = [-1.0 if one["calibration_accuracy"] is None else one["calibration_accuracy"] for one in tried]
         return row.trials[shares.index(max(shares))], tried
@@ -324,7 +324,7 @@ class SchemeStudy:
         network = self._loaded[workload].network
 
         def make() -> tuple[Labelled, str]:
-            found = training_images(network, self._data, self.plan.file.calibration, seed)
+            found = training_images(network, self._data, self.plan.file.calibration_images, seed)
             return found, _digest(found)
 
         return _kept(self._calibrations, (network.dataset, network.input_size, seed), make)

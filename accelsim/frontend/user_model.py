@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def load_user_model(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
         raise InputError(f"workload {name!r}: a model of your own is named file.py:function")
     result = _call(Path(file), function)
     if not isinstance(result, tuple | list) or len(result) != 2:
-        raise InputError(f"{name}: must return (nn.Module, example tensor), not {type(result).__name__}")
+        hint = "; the example is one input, such as torch.zeros(1, 1, 28, 28)" * isinstance(result, torch.nn.Module)
+        raise InputError(f"{name}: must return (nn.Module, example tensor), not {type(result).__name__}{hint}")
     module, example = result
     if isinstance(module, ExportedProgram):
         module = module.module()
@@ -64,6 +66,15 @@ def _call(file: Path, function: str) -> object:
     if not callable(builder):
         there = [name for name, value in vars(loaded).items() if callable(value) and not name.startswith("_")]
         raise InputError(f"{file}: has no function {function!r}{did_you_mean(function, there)}")
+    if isinstance(builder, type | torch.nn.Module):
+        kind = "a class" if isinstance(builder, type) else f"a {type(builder).__name__}"
+        raise InputError(
+            f"{file}: {function!r} is {kind}, not a function; write one that returns (nn.Module, example tensor)"
+        )
+    try:
+        inspect.signature(builder).bind()
+    except TypeError as error:
+        raise InputError(f"{file}:{function}: {error}; write a function without arguments") from None
     try:
         return builder()
     except SystemExit as stop:

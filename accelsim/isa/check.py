@@ -16,7 +16,7 @@ import numpy.typing as npt
 from accelsim.config import Hardware
 from accelsim.errors import InputError
 from accelsim.isa.encoding import to_text
-from accelsim.isa.instructions import Compute, Instruction, Memory, Post, Reduce, Source, Store, Unit
+from accelsim.isa.instructions import Compute, Instruction, Memory, Post, Reduce, Source, Start, Store, Unit
 from accelsim.isa.modes import Modes
 from accelsim.isa.walker import Access, Space, accesses
 
@@ -143,7 +143,7 @@ def check_program(instructions: Sequence[Instruction], hardware: Hardware, modes
         reason = _illegal(instruction, hardware, modes)
         if reason:
             raise InputError(f"instruction {index} ({type(instruction).__name__.upper()}): {reason}")
-        found = accesses(instruction)
+        found = accesses(instruction, hardware.element_bytes)
         for access in found:
             if access.low < 0 or access.high > sizes[access.space]:
                 verb = "writes" if access.write else "reads"
@@ -194,7 +194,25 @@ def _illegal_compute(c: Compute, hardware: Hardware, modes: Modes) -> str | None
         return f"a diagonal tile needs run_bytes = lanes <= array.rows, not {c.run_bytes} and {c.lanes}"
     if modes.zero_points == "folded" and c.z_w:
         return f"z_w = {c.z_w} needs zero_points = 'subtracted'"
+    if hardware.is_float:
+        return _not_of_floats(
+            hardware,
+            start=c.start in (Start.ZERO, Start.ACCUMULATE),
+            diagonal=not c.diagonal,
+            z_x=not c.z_x and not c.z_w,
+            weight_bits=c.weight_bits == 8 and not c.weight_unsigned,
+            activation_bits=not c.activation_bits and not c.act_unsigned,
+            zero_points=modes.zero_points == "folded",
+        )
     return None
+
+
+def _not_of_floats(hardware: Hardware, **allowed: bool) -> str | None:
+    """The first field of a COMPUTE or POST that asks for what an array of floats does not have."""
+    broken = next((name for name, good in allowed.items() if not good), None)
+    if broken is None:
+        return None
+    return f"{broken} is not implemented with array.arithmetic = {hardware.array.arithmetic!r}"
 
 
 def _illegal_post(p: Post, hardware: Hardware, modes: Modes) -> str | None:
@@ -215,6 +233,15 @@ def _illegal_post(p: Post, hardware: Hardware, modes: Modes) -> str | None:
         return "a residual needs a window of one word"
     if p.residual_on and p.broadcast:
         return "a residual takes its own record for each lane; broadcast must be 0"
+    if hardware.is_float:
+        return _not_of_floats(
+            hardware,
+            source=p.source == Source.ACCUMULATOR,
+            reduce=p.window == 1 and p.reduce == Reduce.NONE,
+            residual_on=not p.residual_on,
+            broadcast=not p.broadcast,
+            table_on=not p.table_on,
+        )
     return None
 
 

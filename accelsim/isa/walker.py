@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from accelsim.config import RECORD_BYTES, TABLE_ENTRIES
+from accelsim.config import RECORD_BYTES, TABLE_ENTRIES, ElementBytes
 from accelsim.isa.instructions import Compute, Instruction, Load, Memory, Post, Source, Start, Store
 
 Space = Literal["activation", "weight", "parameter", "table", "accumulator", "dram"]
@@ -142,8 +142,16 @@ class Access:
         return starts[heads], stops[np.append(heads[1:] - 1, starts.size - 1)]
 
 
-def accesses(instruction: Instruction) -> list[Access]:
-    """Everything an instruction reads and writes; empty accesses are left out."""
+BYTES = ElementBytes()
+"""Of a machine of integers: an activation is a byte, a weight at most one."""
+
+
+def accesses(instruction: Instruction, elements: ElementBytes = BYTES) -> list[Access]:
+    """Everything an instruction reads and writes; empty accesses are left out.
+
+    COMPUTE and POST count activations in elements; of `elements.activation` bytes each.
+    """
+    each = elements.activation
     found: list[Access] = []
 
     def add(space: Space, write: bool, starts: Int64, length: int | Int64) -> None:
@@ -166,10 +174,11 @@ def accesses(instruction: Instruction) -> list[Access]:
             add(buffer, not store, inside, instruction.row_bytes)
         case Compute():
             starts, stops = window_of(instruction).intervals(instruction.run_bytes)
-            add("activation", False, starts, stops - starts)
+            add("activation", False, each * starts, each * (stops - starts))
             tall = 1 if instruction.diagonal else instruction.run_bytes
             taps = instruction.r_count * instruction.s_count
-            block("weight", False, instruction.weight_base, taps * tall * instruction.weight_row_bytes)
+            row_bytes = instruction.weight_row_bytes * elements.weight
+            block("weight", False, instruction.weight_base, taps * tall * row_bytes)
             block("accumulator", True, instruction.acc_base, instruction.words)
             if instruction.start == Start.ACCUMULATE:
                 block("accumulator", False, instruction.acc_base, instruction.words)
@@ -186,10 +195,11 @@ def accesses(instruction: Instruction) -> list[Access]:
             if instruction.residual_on:
                 add("activation", False, instruction.residual_base + offsets, instruction.lanes)
             records = instruction.words if instruction.broadcast else instruction.lanes * (1 + instruction.residual_on)
-            block("parameter", False, instruction.param * RECORD_BYTES, records * RECORD_BYTES)
+            if elements == BYTES:
+                block("parameter", False, instruction.param * RECORD_BYTES, records * RECORD_BYTES)
             if instruction.table_on:
                 block("table", False, instruction.table * TABLE_ENTRIES, TABLE_ENTRIES)
-            add("activation", True, instruction.dst_base + offsets, instruction.lanes)
+            add("activation", True, each * (instruction.dst_base + offsets), each * instruction.lanes)
     return found
 
 

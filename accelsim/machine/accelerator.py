@@ -20,7 +20,7 @@ import simpy
 from accelsim.errors import InputError
 from accelsim.isa import Compute, Instruction, Load, Post, Program, Unit
 from accelsim.machine import compute as compute_unit
-from accelsim.machine import dma
+from accelsim.machine import dma, floats
 from accelsim.machine import post as post_unit
 from accelsim.machine.memories import Memories
 from accelsim.machine.observer import Issued, Observer
@@ -28,13 +28,14 @@ from accelsim.numerics import PsumStatistics
 from accelsim.timing import (
     TIMING_VERSION,
     ArrayShape,
+    ChannelState,
     ComputeState,
     Counts,
     compute_free,
     compute_times,
     instruction_counts,
     post_cycles,
-    transfer_cycles,
+    transfer_times,
 )
 
 
@@ -117,9 +118,9 @@ class Accelerator:
             match instruction:
                 case Compute():
                     watch.computing(index, instruction, memories)
-                    compute_unit.execute(instruction, memories, self.program.hardware, self.program.modes, statistics)
+                    self._compute(instruction, memories, statistics)
                 case Post():
-                    watch.post_wrote(index, instruction, post_unit.execute(instruction, memories, self.program.modes))
+                    watch.post_wrote(index, instruction, self._post(instruction, memories))
                 case Load():
                     dma.execute(instruction, memories)
 
@@ -134,6 +135,18 @@ class Accelerator:
             result.dram = memories.dram
             result.output = region.unpack(data, self.program.modes.activation)
         return result
+
+    def _compute(self, instruction: Compute, memories: Memories, statistics: PsumStatistics | None) -> None:
+        hardware = self.program.hardware
+        if hardware.is_float:
+            floats.compute(instruction, memories, hardware)
+        else:
+            compute_unit.execute(instruction, memories, hardware, self.program.modes, statistics)
+
+    def _post(self, instruction: Post, memories: Memories) -> npt.NDArray[np.int64]:
+        if self.program.hardware.is_float:
+            return floats.post(instruction, memories)
+        return post_unit.execute(instruction, memories, self.program.modes)
 
     def _memories(self, codes: npt.NDArray[np.int64] | None) -> Memories:
         memories = Memories(self.program.hardware, self.program.dram)
@@ -198,18 +211,19 @@ class _Clockwork:
     def _in_order(self, unit: Unit, queue: list[int]) -> Generator[simpy.Event, None, None]:
         """Process of LOAD, POST or STORE: the next issues after the previous is done."""
         hardware = self.machine.program.hardware
+        channel: ChannelState | None = None
         for index in queue:
             instruction = self.instructions[index]
             stalls = yield from self._take(unit, instruction)
             issue = int(self.env.now)
             self.execute(index, instruction)
             if isinstance(instruction, Post):
-                cycles = post_cycles(instruction)
+                done = issue + post_cycles(instruction, records=not hardware.is_float) - 1
             else:
                 assert isinstance(instruction, Load)
-                cycles = transfer_cycles(instruction, hardware)
-            self._record(Issued(index, unit, instruction.label, issue, issue + cycles - 1, stalls))
-            yield self.env.timeout(cycles)
+                done, channel = transfer_times(instruction, hardware, channel, issue)
+            self._record(Issued(index, unit, instruction.label, issue, done, stalls))
+            yield self.env.timeout(done + 1 - issue)
             self._give(instruction)
 
     def _compute(self, queue: list[int]) -> Generator[simpy.Event, None, None]:

@@ -1,10 +1,11 @@
 """The COMPUTE unit register by register: the slow, independent oracle of its cycles, counts and bits.
 
-Every register is stepped in every cycle: PE weights, shadows, activations, partial sums and waves, skew and deskew
-lines, word registers, drain and preload chains, the accumulator pipe and the fetch sequencer. Control is evaluated
-each cycle from registers ("the port is free", "the shadow is free", "the array is empty"); nothing here computes a
-time in closed form, and neither `accelsim.timing` nor `accelsim.numerics` is used, so that agreement with them is
-evidence (docs/microarchitecture.md, COMPUTE and "who checks whom").
+Every register is stepped in every cycle: PE weights, shadows, activations, the multiply-add's pipeline, partial sums
+and waves, skew and deskew lines, word registers, drain and preload chains, the accumulator pipe and the fetch
+sequencer. Control is evaluated each cycle from registers ("the port is free", "the shadow is free",
+"the array is empty"); nothing here computes a time in closed form, and neither `accelsim.timing` nor
+`accelsim.numerics` is used, so that agreement with them is evidence (docs/microarchitecture.md, COMPUTE and "who
+checks whom").
 
 Sample, then update: within a cycle everything is read from the registers' old contents, then all are written.
 "In cycle t" below means: on the wires of cycle t; a register written in cycle t shows it from t + 1 on.
@@ -12,9 +13,10 @@ Sample, then update: within a cycle everything is read from the registers' old c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +48,11 @@ MULTIPLY, PASS_ACTIVATION, PASS_PSUM = 1, 2, 4
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """What the array is built as: R rows, C columns, partial sums of `psum_bits`, and how additions fit."""
+    """What the array is built as: R rows, C columns, partial sums of `psum_bits`, and how additions fit.
+
+    A PE's multiply-add takes `mac_latency` cycles, adds in the last `add_latency` of them, and takes operands every
+    `mac_interval`; interval and addition are no longer than the whole.
+    """
 
     rows: int
     columns: int
@@ -54,6 +60,9 @@ class GridConfig:
     overflow: Literal["saturate", "wrap"]
     saturate_at: Literal["every_add", "end"]
     subtract_zero_points: bool
+    mac_latency: int = 1
+    mac_interval: int = 1
+    add_latency: int = 1
 
 
 @dataclass
@@ -275,6 +284,43 @@ class _DelayLines:
         return int(np.count_nonzero(valid))
 
 
+class _Work(NamedTuple):
+    """What every PE has in one stage of its multiply-add; arrays (R, C).
+
+    Attributes:
+        value: the product, then the sum.
+        start: os, what the first product is added to.
+        multiplies: a product is added; elsewhere the sum is passed on.
+        passes: ws, the PE's register takes the sum.
+        live: a product of the wave is in one of its row's PEs, be it gated in this one.
+        first, last: os, of a tile.
+        wave: the tile's tag, NONE where the stage is empty.
+    """
+
+    value: Int64
+    start: Int64
+    multiplies: Bool
+    passes: Bool
+    live: Bool
+    first: Bool
+    last: Bool
+    wave: Int64
+
+
+class _Pipeline:
+    """Registers between the stages of every PE's multiply-add: what enters leaves `depth` cycles later."""
+
+    def __init__(self, depth: int, empty: _Work):
+        self.held = deque([empty] * depth)
+
+    def shift(self, entering: _Work) -> _Work:
+        """One cycle; without registers it is a wire."""
+        if not self.held:
+            return entering
+        self.held.append(entering)
+        return self.held.popleft()
+
+
 class _Grid:
     """The unit's registers and one method for each part, called once a cycle."""
 
@@ -335,13 +381,16 @@ class _Grid:
         self.load_row = 0  # of a load that has begun: rows read
         self.loaded = 0  # tiles loaded and not yet streamed
         self.stream_tile = 0  # next to be streamed
-        self.stream_word = 0  # of a tile that has begun: ws, words read; os, cycles of row 0's slots
+        self.stream_word = 0  # of a tile that has begun: ws, words read; os, operand steps of row 0's slots
+        self.stream_wait = 0  # ws: cycles until PE(0, 0) takes operands again
+        self.stream_phase = 0  # os: cycles of a step that has begun
 
         # Edge registers
-        # Control, one register a row, so that row i sees it i cycles late: tag, flags; os also piece and byte.
-        self.row_control = np.repeat(np.array(IDLE)[:, None], R, axis=1)
+        # Control: tag, flags; os also piece and byte. Row i sees it i cycles late in os, and in ws as many cycles as
+        # i additions take.
+        self.row_control = np.repeat(np.array(IDLE)[:, None], config.add_latency * (R - 1) + 1, axis=1)
         self.word = np.zeros((R, R), dtype=np.int64)  # os: row i's word of R bytes
-        self.skew_activation = _DelayLines(np.arange(R))
+        self.skew_activation = _DelayLines(config.add_latency * np.arange(R))
         self.skew_weight = _DelayLines(np.arange(C), valid_below=R)  # tag: row; row + R, a gated PE's
         self.skew_diagonal = _DelayLines(np.arange(C))  # ws, diagonal: lane j waits for row j
         self.skew_preload = _DelayLines(np.arange(C))  # os; tag: rows still to go down
@@ -353,6 +402,12 @@ class _Grid:
 
         self.activation, self.weight, self.shadow, self.psum = pe(), pe(), pe(), pe()
         self.control = np.stack((pe(NONE), pe()))  # of the wave that was here in the cycle before: tag, flags
+        nothing, no = pe(), np.zeros((R, C), dtype=np.bool_)
+        empty = _Work(nothing, nothing, no, no, no, no, no, pe(NONE))
+        self.multiplying = _Pipeline(config.mac_latency - config.add_latency, empty)
+        self.adding = _Pipeline(config.add_latency - 1, empty)
+        self.psum_tag = pe(NONE)  # ws: whose sum was written in the cycle before
+        self.step_cycles = max(config.mac_interval, config.add_latency)  # os: the next product needs unit and sum
         self.preload, self.preload_hops = pe(), pe(NONE)  # os: a start value and the rows it still has to go down
         self.drain, self.drain_tag, self.drain_moves = pe(), pe(NONE), pe()  # os: a sum, whose, and is it on its way
         self.release = np.zeros(C, dtype=np.int64)  # os: column j's bottom PE has just given its sum
@@ -387,7 +442,8 @@ class _Grid:
         """One cycle."""
         if self.observe is not None:
             self.observe(self.cycle, self.registers())
-        if not self.outstanding and self.load_tile < len(self.tiles):  # the mode changes in an idle unit only
+        idle = not self.outstanding and self.stream_word == 0 and self.stream_phase == 0
+        if idle and self.load_tile < len(self.tiles):  # the mode changes in an idle unit only
             self.output_stationary = bool(self.tiles[self.load_tile].compute.output_stationary)
         leaving = self._step_output_stationary() if self.output_stationary else self._step_weight_stationary()
         self._step_accumulators(*leaving)
@@ -404,13 +460,14 @@ class _Grid:
             "pe.psum": self.psum,
             "pe.wave": self.control[0],
             "pe.flags": self.control[1],
+            "pe.psum_wave": self.psum_tag,
             "pe.preload": self.preload,
             "pe.preload_hops": self.preload_hops,
             "pe.drain": self.drain,
             "pe.drain_wave": self.drain_tag,
             "pe.drain_moves": self.drain_moves,
-            "row.wave": self.row_control[0],
-            "row.flags": self.row_control[1],
+            "row.wave": self._rows(self.row_control)[0],
+            "row.flags": self._rows(self.row_control)[1],
             "row.word": self.word,
             "skew.activation": self.skew_activation.value,
             "skew.activation_wave": self.skew_activation.tag,
@@ -443,7 +500,7 @@ class _Grid:
         """Fetch, skew, PEs; return the partial sums that leave the array in this cycle, and their tags."""
         R, C = self.config.rows, self.config.columns
         # The streamer begins a tile when its weights are complete in the shadows and the port is free.
-        streaming = self.stream_word > 0 or self.loaded > 0
+        streaming = self.stream_wait == 0 and (self.stream_word > 0 or self.loaded > 0)
         switching = streaming and self.stream_word == 0
         loading = self._may_load(streaming, switching)
 
@@ -489,30 +546,33 @@ class _Grid:
         switch = (wave >= 0) & (flags & FIRST > 0)
         weight = np.where(switch, self.shadow, self.weight)
         duty = self.duties[wave, self.i, self.j]
-        psum = _from_above(self.psum, np.zeros(C, dtype=np.int64))
-        psum = self._multiply_add(psum, activation, weight, duty & MULTIPLY > 0, wave)
-        below = self.control[0, R - 1]
+        passes_activation = duty & PASS_ACTIVATION > 0
+        entering = self._multiply(activation, weight, duty & MULTIPLY > 0, wave, flags, passes=duty & PASS_PSUM > 0)
+        above = _from_above(self.psum, np.zeros(C, dtype=np.int64))
+        sums = self.adding.shift(self._add(above, self.multiplying.shift(entering)))
+        below = self.psum_tag[R - 1]
         leaving = self.psum[R - 1], np.where(self.columns < self.lanes[below], below, NONE)
 
         # End of the cycle.
-        passes_activation, passes_psum = duty & PASS_ACTIVATION > 0, duty & PASS_PSUM > 0
         self.captures["register.activation"] += int(np.count_nonzero(passes_activation))
-        self.captures["register.psum"] += int(np.count_nonzero(passes_psum))
+        self.captures["register.psum"] += int(np.count_nonzero(sums.passes))
         self.captures["register.weight"] += int(np.count_nonzero(switch & (duty & MULTIPLY > 0)))
         self.captures["register.skew"] += self.skew_activation.shift(lanes, lane_tag)
         self.captures["register.skew"] += self.skew_weight.shift(weights, target)
         if self.has_diagonal:
             self.captures["register.skew"] += self.skew_diagonal.shift(into_diagonal, diagonal_tag)
         self.activation = np.where(passes_activation, activation, self.activation)
-        self.psum = np.where(passes_psum, psum, self.psum)
+        self.psum, self.psum_tag = np.where(sums.passes, sums.value, self.psum), sums.wave
         self.weight, self.control, self.row_control = weight, control, row_control
         arriving = np.flatnonzero(weight_target >= 0)
         if arriving.size:
             self.shadow[weight_target[arriving] % R, arriving] = weight_in[arriving]
             self.captures["register.weight"] += int(np.count_nonzero(weight_target[arriving] < R))
-        self._note_last_wave()
+        self._note_last_wave(sums)
 
+        self.stream_wait = max(self.stream_wait - 1, 0)
         if streaming:
+            self.stream_wait = self.config.mac_interval - 1
             self.loaded -= switching
             self.stream_word += 1
             if self.stream_word == tile.words:
@@ -532,10 +592,15 @@ class _Grid:
             return True
         if self.load_tile == len(self.tiles) or self.tiles[self.load_tile].compute.output_stationary:
             return False
-        # PE(0, 0) reads its shadow in the cycle of the switch and may take a new weight at that cycle's end.
-        free = self.loaded == 0 or switching
-        if self.early_load and streaming:  # one cycle too early, for the test that shows the rule is tight
-            free = free or self.stream_word == self.tiles[self.stream_tile].words - 1
+        # A PE reads its shadow in the cycle of the switch and may take a new weight at that cycle's end. The switch
+        # takes `add_latency` cycles a row and the load one, so the last row's decides how far ahead the switch must be.
+        ahead = (self.config.add_latency - 1) * (self.config.rows - 1)
+        if self.early_load:  # one cycle too early, for the test that shows the rule is tight
+            ahead -= 1
+        passing = self.row_control[1, : max(ahead - 1, 0)] & FIRST > 0
+        free = (self.loaded == 0 or switching) and not (switching and ahead > 0) and not passing.any()
+        if self.early_load and streaming:
+            free = free or (self.stream_word == self.tiles[self.stream_tile].words - 1 and self.config.add_latency == 1)
         if self.load_tile > 0 and self.tiles[self.load_tile - 1].compute.serial:
             free = free and not streaming and self._empty()
         return free and self._may_issue(self.tiles[self.load_tile])
@@ -545,34 +610,36 @@ class _Grid:
     def _step_output_stationary(self) -> tuple[Int64, Int64]:
         """Fetch, preload, PEs, drain; return the sums that leave the array in this cycle, and their tags."""
         R, C = self.config.rows, self.config.columns
-        # The streamer: row 0's control word; row i sees it i cycles later. A piece's slot on the port is R cycles.
-        streaming = self.stream_word > 0 or self._may_stream()
-        command, in_last_slot, more_products = IDLE, False, False
+        # The streamer: row 0's control word; row i sees it i cycles later. A piece's slot on the port is R steps.
+        streaming = self.stream_word > 0 or self.stream_phase > 0 or self._may_stream()
+        takes = streaming and self.stream_phase == 0
+        command, cycles_left, more_products = IDLE, 0, False
         weights, weight_tag = np.zeros(C, dtype=np.int64), np.full(C, NONE, dtype=np.int64)
         if streaming:
             tile = self.tiles[self.stream_tile]
-            if self.stream_word == 0 and tile.first and not tile.preloaded:
+            if takes and self.stream_word == 0 and tile.first and not tile.preloaded:
                 self._issue(tile)
             pieces = tile.operands.pieces
             piece, byte = divmod(self.stream_word, R)
             self._show_fetch(self.stream_tile, piece, byte)
             length = pieces[piece].length
             in_last_slot, more_products = piece == len(pieces) - 1, byte + 1 < length
-            end = R if len(pieces) == 1 else length  # sums stay at least R cycles
-            if not in_last_slot or byte < end:
+            end = R if len(pieces) == 1 else length  # sums stay at least R steps
+            cycles_left = (R * len(pieces) - self.stream_word) * self.step_cycles - self.stream_phase
+            if takes and (not in_last_slot or byte < end):
                 marks = LIVE * (byte < length) + FIRST * (self.stream_word == 0)
                 marks += LAST * (in_last_slot and byte == end - 1)
                 command = self.stream_tile, marks, piece, byte
-            if byte < length:
+            if takes and byte < length:
                 weights = tile.operands.weights[pieces[piece].weight_row + byte]
                 weight_tag = np.where(self.columns < tile.compute.lanes, 0, NONE)
                 self.captures["read.weight"] += tile.compute.weight_row_bytes
         row_control, control = self._push_control(command)
-        row_tag, row_flags, row_piece, row_byte = row_control
+        row_tag, row_flags, row_piece, row_byte = self._rows(row_control)
         wave, flags = control
 
         # The start values: one accumulator word (or the biases) a cycle, bottom row's first.
-        loading = self._may_preload(streaming, in_last_slot, more_products, flags[0])
+        loading = self._may_preload(streaming, cycles_left, more_products, flags[0])
         start, hops = np.zeros(C, dtype=np.int64), np.full(C, NONE, dtype=np.int64)
         if loading:
             tile, row = self.tiles[self.load_tile], R - 1 - self.load_row
@@ -600,15 +667,17 @@ class _Grid:
         weight = _from_above(self.weight, top)
         duty = self.duties[wave, self.i, self.j] > 0
         on = duty & (flags & LIVE > 0)
-        first, last = duty & (flags & FIRST > 0), duty & (flags & LAST > 0)
+        first = duty & (flags & FIRST > 0)
         preloaded = first & self.preloads[wave]
         if (preloaded & (self.preload_hops != 0)).any():
             raise RuntimeError(f"pe_grid: a start value is not in its place in cycle {self.cycle}")
-        psum = np.where(first, np.where(preloaded, self.preload, 0), self.psum)
-        psum = self._multiply_add(psum, activation, weight, on, wave)
+        begin = np.where(preloaded, self.preload, 0)  # taken with the operands, and kept until it is added to
+        entering = self._multiply(activation, weight, on, wave, flags, start=begin, first=first)
+        sums = self.adding.shift(self._add(self.psum, self.multiplying.shift(entering)))
 
         # End of the cycle.
-        leaving = self._shift_drain(psum, last, wave)
+        last = sums.last & (self.duties[sums.wave, self.i, self.j] > 0)
+        leaving = self._shift_drain(sums.value, last, sums.wave)
         self._shift_preload(start, hops, preloaded)
         count = int(np.count_nonzero(on))
         for name in ("register.activation", "register.weight", "register.psum"):
@@ -616,18 +685,21 @@ class _Grid:
         self.captures["register.skew"] += self.skew_weight.shift(weights, weight_tag)
         self.activation = np.where(on, activation, self.activation)
         self.weight = np.where(on, weight, self.weight)
-        self.psum = np.where(on, psum, self.psum)
+        self.psum = np.where(sums.multiplies, sums.value, self.psum)
         self.control, self.row_control = control, row_control
-        self.release = (wave[-1] >= 0) & (flags[-1] & LAST > 0)
-        self._note_last_wave()
+        self.release = (sums.wave[-1] >= 0) & sums.last[-1]
+        self._note_last_wave(sums)
         if streaming:
             tile = self.tiles[self.stream_tile]
-            if self.stream_word == 0:
+            if takes and self.stream_word == 0:
                 if tile.preloaded:
                     self.loaded -= 1
                 else:
                     self.load_tile += 1
-            self.stream_word += 1
+            self.stream_phase += 1
+            if self.stream_phase == self.step_cycles:
+                self.stream_phase = 0
+                self.stream_word += 1
             if self.stream_word == R * len(tile.operands.pieces):
                 self.stream_word = 0
                 self.stream_tile += 1
@@ -652,10 +724,11 @@ class _Grid:
             return False
         return self._may_issue(tile)
 
-    def _may_preload(self, streaming: bool, in_last_slot: bool, more_products: bool, row0: Int64) -> bool:
+    def _may_preload(self, streaming: bool, cycles_left: int, more_products: bool, row0: Int64) -> bool:
         """Whether a start value is read: R cycles before the tile's first word may be.
 
-        `more_products`: this slot has products in later cycles; `row0`: flags of the waves in row 0.
+        `cycles_left`: until the port is free; `more_products`: this slot has products in later cycles; `row0`: flags of
+        the waves that enter row 0's PEs.
         """
         if self.load_row > 0:
             return True
@@ -665,11 +738,11 @@ class _Grid:
         if tile.first:
             free = not streaming and (tile.compute.start != Start.ACCUMULATE or not self.outstanding)
         else:  # the port will be free in R cycles
-            free = not streaming or (in_last_slot and self.stream_tile == self.load_tile - 1)
+            free = not streaming or (cycles_left <= self.config.rows and self.stream_tile == self.load_tile - 1)
         if self.load_tile > 0 and self.tiles[self.load_tile - 1].compute.serial:
-            # In R cycles the array is empty: in row 0, at most the last product is still at the last PE.
-            live = row0 & LIVE > 0
-            free = free and not live[:-1].any() and not (live[-1] and more_products)
+            # In R cycles the array is empty: row 0 has at most the end of the last addition, in its last PE.
+            ending, *behind = [*(work.live[0] for work in self._in_flight()), row0 & LIVE > 0]
+            free = free and not more_products and not ending[:-1].any() and not any(live.any() for live in behind)
         return free and self._may_issue(tile)
 
     def _start_word(self, tile: _Tile, row: int) -> Int64:
@@ -729,19 +802,38 @@ class _Grid:
         self.outstanding += 1
 
     def _empty(self) -> bool:
-        """Whether no wave with a product of an earlier cycle is at any PE in this one."""
-        return not (self.row_control[1, :-1] & LIVE).any() and not (self.control[1, :, :-1] & LIVE).any()
+        """Whether no wave with a product of an earlier cycle is at any PE, nor in its multiply-add, in this one."""
+        used = self._row_delay() * (self.config.rows - 1)
+        return (
+            not (self.row_control[1, :used] & LIVE).any()
+            and not (self.control[1, :, :-1] & LIVE).any()
+            and not any(work.live.any() for work in self._in_flight())
+        )
+
+    def _in_flight(self) -> list[_Work]:
+        """What the PEs' stages after the first work on in this cycle, the last stage first."""
+        return [*self.adding.held, *self.multiplying.held]
+
+    def _row_delay(self) -> int:
+        """Cycles by which a row is behind the one above."""
+        return 1 if self.output_stationary else self.config.add_latency
+
+    def _rows(self, chain: Int64) -> Int64:
+        """What each row sees of the control chain."""
+        return chain[:, :: self._row_delay()][:, : self.config.rows]
 
     def _push_control(self, command: tuple[int, int, int, int]) -> tuple[Int64, Int64]:
-        """What each row sees of the streamer's commands in this cycle (tag, flags, piece, byte), and each PE."""
-        rows = np.concatenate((np.array(command)[:, None], self.row_control[:, :-1]), axis=1)
-        return rows, np.concatenate((rows[:2, :, None], self.control[:, :, :-1]), axis=2)
+        """The chain of the streamer's commands in this cycle (tag, flags, piece, byte), and what each PE sees."""
+        used = self._row_delay() * (self.config.rows - 1)
+        chain = np.repeat(np.array(IDLE)[:, None], self.row_control.shape[1], axis=1)
+        chain[:, 0] = command
+        chain[:, 1 : used + 1] = self.row_control[:, :used]
+        return chain, np.concatenate((self._rows(chain)[:2, :, None], self.control[:, :, :-1]), axis=2)
 
-    def _note_last_wave(self) -> None:
-        """After the update: the corner's register holds what passed PE(R-1, C-1) in this cycle."""
-        corner, flags = (int(value) for value in self.control[:, -1, -1])
-        if corner >= 0 and flags & LIVE:
-            self.last_wave[self.tiles[corner].instruction] = self.cycle
+    def _note_last_wave(self, sums: _Work) -> None:
+        """Of the additions that end in this cycle, the corner's: the last of its wave, gated or not."""
+        if sums.live[-1, -1]:
+            self.last_wave[self.tiles[int(sums.wave[-1, -1])].instruction] = self.cycle
 
     def _show_fetch(self, tile: int, piece: int, position: int) -> None:
         """For the probe: the activation port works for a tile; position: ws, the word; os, row 0's byte."""
@@ -753,25 +845,54 @@ class _Grid:
         if self.probe is not None:
             self.wires.update({"load.tile": tile, "load.row": row})
 
-    def _multiply_add(self, psum: Int64, activation: Int64, weight: Int64, on: Bool, wave: Int64) -> Int64:
-        """psum + product where `on`, fitted to the wave's width; psum unchanged elsewhere."""
+    def _multiply(
+        self,
+        activation: Int64,
+        weight: Int64,
+        on: Bool,
+        wave: Int64,
+        flags: Int64,
+        *,
+        start: Int64 | None = None,
+        first: Bool | None = None,
+        passes: Bool | None = None,
+    ) -> _Work:
+        """What enters the multiply-adds in this cycle; 0 where no product is added."""
+        count = int(np.count_nonzero(on))
+        self.captures["mul"] += count
+        if count and self.probe is not None:
+            self.wires |= {"pe.on": on, "pe.activation": activation, "pe.weight": weight}
+        nothing, no = np.zeros_like(wave), np.zeros_like(on)
+        return _Work(
+            value=np.where(on, activation * weight, 0),
+            start=nothing if start is None else start,
+            multiplies=on,
+            passes=no if passes is None else passes,
+            first=no if first is None else first,
+            live=(wave >= 0) & (flags & LIVE > 0),
+            last=flags & LAST > 0,
+            wave=wave,
+        )
+
+    def _add(self, psum: Int64, work: _Work) -> _Work:
+        """The partial sum (or the start value) + product, fitted to the wave's width; unchanged where there is none."""
+        psum = np.where(work.first, work.start, psum)
+        on = work.multiplies
         count = int(np.count_nonzero(on))
         if not count:
-            return psum
-        self.captures["mul"] += count
+            return work._replace(value=psum)
         self.captures["add.array"] += count
-        exact = psum + np.where(on, activation * weight, 0)
+        exact = psum + work.value
         self._see(exact[on])
-        low, high = self.low[wave], self.high[wave]
+        low, high = self.low[work.wave], self.high[work.wave]
         over = on & ((exact < low) | (exact > high))
         result = exact
         if over.any():
             self.overflows += int(np.count_nonzero(over))
             result = np.where(over, self._fit(exact, low, high), exact)
         if self.probe is not None:
-            self.wires |= {"pe.on": on, "pe.psum": psum, "pe.exact": exact, "pe.result": result}
-            self.wires |= {"pe.activation": activation, "pe.weight": weight}
-        return result
+            self.wires |= {"pe.psum": psum, "pe.exact": exact, "pe.result": result}
+        return work._replace(value=result)
 
     def _psum_bits(self, compute: Compute) -> int:
         if self.config.saturate_at == "end":

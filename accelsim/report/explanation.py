@@ -195,7 +195,7 @@ def _closed_form(found: Explanation, instruction: Instruction) -> dict[str, Any]
 
 
 def _compute_form(compute: Compute, hardware: Hardware) -> str:
-    rows, columns = ArrayShape.of(hardware)
+    rows, columns = hardware.array.rows, hardware.array.columns
     stream = stream_of(compute, ArrayShape.of(hardware))
     chunks = -(-compute.run_bytes // rows)
     runs = compute.r_count * compute.s_count

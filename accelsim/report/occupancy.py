@@ -88,15 +88,15 @@ class _Memory:
 
     def _retire(self, born: Int64, end: Int64) -> None:
         """Count the lives of values that are gone: equal neighbours together, because most were written together."""
-        heads = np.flatnonzero(np.diff(born, prepend=-1) | np.diff(end, prepend=-1))
-        lengths = np.diff(heads, append=born.size)
+        changed = np.ones(born.size, dtype=bool)
+        changed[1:] = (born[1:] != born[:-1]) | (end[1:] != end[:-1])
+        heads = np.flatnonzero(changed)
         begins, ends = born[heads] - 1, end[heads]
         lived = (begins >= 0) & (ends > begins)
-        for cycles, sign in ((begins[lived], 1), (ends[lived], -1)):
-            values, place = np.unique(cycles, return_inverse=True)
-            counts = np.bincount(place, weights=lengths[lived], minlength=values.size)
-            for cycle, count in zip(values.tolist(), counts.tolist(), strict=True):
-                self._steps[cycle] += sign * int(count)
+        counts = np.diff(heads, append=born.size)[lived]
+        for begin, stop, count in zip(begins[lived].tolist(), ends[lived].tolist(), counts.tolist(), strict=True):
+            self._steps[begin] += count
+            self._steps[stop] -= count
 
 
 Touched = list[tuple[Space, bool, slice | Int64]]

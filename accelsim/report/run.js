@@ -2,7 +2,7 @@
 (() => {
   const { $, make, shape, show, short, ramp, steps, theme } = kit;
   const data = JSON.parse($("data").textContent);
-  const { report, units: unitData } = data;
+  const { report } = data;
   const { totals, layers, hardware } = report;
   const UNITS = ["LOAD", "COMPUTE", "POST", "STORE"];
   const [R, C] = [hardware.array.rows, hardware.array.columns], PES = R * C;
@@ -531,9 +531,9 @@
       };
     }));
     bars($("unitbars"), UNITS.flatMap((unit) => {
-      const busy = unitData[unit].busy / TOTAL, waits = sum(layers.flatMap((layer) => Object.entries(layer.stall_cycles).filter(([cause]) => cause.startsWith(`${unit.toLowerCase()}_`)).map(([, cycles]) => cycles)));
+      const cycles = totals.busy_cycles[unit.toLowerCase()], busy = cycles / TOTAL, waits = sum(layers.flatMap((layer) => Object.entries(layer.stall_cycles).filter(([cause]) => cause.startsWith(`${unit.toLowerCase()}_`)).map(([, cycles]) => cycles)));
       return [
-        { name: unit, value: `${percent(busy)} busy`, parts: [[style("accent"), busy, `${unit} busy in ${count(unitData[unit].busy, "cycle")}, with ${count(unitData[unit].instructions, "instruction")}`]] },
+        { name: unit, value: `${percent(busy)} busy`, parts: [[style("accent"), busy, `${unit} busy in ${count(cycles, "cycle")}, with ${count(data.units[unit], "instruction")}`]] },
         { name: "", value: `${percent(waits / TOTAL)} waiting`, parts: [[style("s1"), waits / TOTAL, `${unit} waits ${count(waits, "cycle")}`]] },
       ];
     }));
@@ -792,7 +792,7 @@
     const unseen = found.some(({ sums }) => sums.seen_bits === null);
     $("summed").textContent = `Exact results at the adder, before they are fitted; ${hardware.accumulator.overflow === "saturate" ? "saturating" : "wrapping"} ${when}, zero points ${report.zero_points}, bias in the ${report.bias_at}. Both directions are logarithmic. `
       + (found.some(({ layer }) => layer.overflows) ? "Where one overflowed, a wider accumulator would see another range. " : "")
-      + (unseen ? "A range that is missing was not watched: add --telemetry to the command." : "");
+      + (unseen ? "A range that is missing was not watched; --telemetry watches it wherever values are computed." : "");
     svg.replaceChildren();
     if (!found.length) { svg.append(shape("text", { x: 0, y: 20 }, "No layer adds products.")); return; }
     const height = found.length * row + bottom, most = Math.max(...found.flatMap(({ sums }) => [sums.width_bits, sums.type_bits, sums.l1_bits]));
@@ -844,7 +844,7 @@
   const made = () => {
     $("command").textContent = data.command;
     pairs($("versions"), Object.entries(data.versions));
-    pairs($("facts"), [["workload", report.workload], ["batch", show(report.batch)], ["images checked", show(report.images_checked)], ["zero points", report.zero_points], ["bias in the", report.bias_at],
+    pairs($("facts"), [["workload", report.workload], ["batch", show(report.batch)], ["images checked", show(report.images_checked)], ["activations", `${report.activation.signed ? "int" : "uint"}${report.activation.bits}`], ["zero points", report.zero_points], ["bias in the", report.bias_at], ["requantisation", `${report.requantization.scheme}, ${report.requantization.rounding}`],
       ["instructions", show(totals.instructions)], ...(report.float_accuracy ? [["float model's accuracy", `${(100 * report.float_accuracy).toFixed(2)} %`]] : [])]);
     const flat = (prefix, value) => (value !== null && typeof value === "object" && !Array.isArray(value) ? Object.entries(value).flatMap(([key, one]) => flat(prefix ? `${prefix}.${key}` : key, one)) : [[prefix, Array.isArray(value) ? value.join(", ") : show(value)]]);
     pairs($("hardware"), flat("", hardware).filter(([key, value]) => !key.startsWith("supports.") && value !== "–"));

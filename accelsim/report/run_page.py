@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from accelsim.energy import PLACES
-from accelsim.ir import IntegerGraph, Mac, bits_for, width_bounds
+from accelsim.ir import IntegerGraph, Mac, MatMul, bits_for, width_bounds
 from accelsim.isa import Compute, Unit, to_text
 from accelsim.machine import Issued
 from accelsim.pipeline import Outcome
@@ -55,17 +55,16 @@ def run_data(
         command, versions: as given.
         places: for each place of `PLACES` its `colour` and `ops`.
         peak_tops: of the machine.
-        units: for each unit its `instructions` and `busy` cycles, in which at least one of them is at work.
+        units: for each unit the number of its instructions.
         layers: for each label its `colour`, `active_cycles`, in which any unit works on it, `first` and `last` cycle of
             them (null without instructions), `activity` (of `pe_activity`), and `sums` (of `_limits`; null without
             products).
     """
     program, timeline = outcome.program, outcome.timed.timeline
     by_label: dict[int, list[Issued]] = {}
-    by_unit: dict[Unit, list[Issued]] = {unit: [] for unit in Unit}
+    units = Counter(issued.unit for issued in timeline)
     for issued in timeline:
         by_label.setdefault(issued.label, []).append(issued)
-        by_unit[issued.unit].append(issued)
     activity = pe_activity(outcome)
     layers = []
     for label, layer in enumerate(report["layers"]):
@@ -87,7 +86,7 @@ def run_data(
         "versions": dict(versions),
         "places": {place: {"colour": PLACE_COLOURS[place], "ops": list(ops)} for place, ops in PLACES.items()},
         "peak_tops": program.hardware.peak_tops,
-        "units": {unit.name: {"instructions": len(mine), "busy": busy_cycles(mine)} for unit, mine in by_unit.items()},
+        "units": {unit.name: units[unit] for unit in Unit},
         "layers": layers,
     }
 
@@ -128,7 +127,7 @@ def _shape_of(compute: Compute) -> tuple[int, ...]:
 def _limits(outcome: Outcome, graph: IntegerGraph, layer: Report) -> dict[str, int | None] | None:
     """Bits of a layer's sums: in the memory, in the array, as seen, and those that suffice whatever its input."""
     node = graph.by_name[layer["name"]]
-    if not isinstance(node, Mac):
+    if not isinstance(node, Mac | MatMul):
         return None
     arithmetic = outcome.program.hardware.arithmetic().at_width(node.accumulator_width_bits)
     bounds = width_bounds(graph, node)

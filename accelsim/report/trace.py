@@ -211,7 +211,7 @@ def _stalls(program: Program, timeline: Iterable[Issued]) -> Iterator[Event]:
 
 
 def _dram(program: Program, timeline: list[Issued]) -> Iterator[Event]:
-    """Bytes a cycle on DRAM's two channels: of a transfer the mean over its beats, which follow the latency."""
+    """Bytes a cycle on DRAM's two channels: of a transfer the mean from its latency's end until it is done."""
     dram = program.hardware.dram
     for unit, name in ((Unit.LOAD, "DRAM read"), (Unit.STORE, "DRAM write")):
         steps = {0: Fraction(0)}  # cycle -> how much more flows from there on

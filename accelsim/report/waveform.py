@@ -105,6 +105,9 @@ def write_waveform(
         overflow=hardware.accumulator.overflow,
         saturate_at=hardware.accumulator.saturate_at,
         subtract_zero_points=program.modes.zero_points == "subtracted",
+        mac_latency=hardware.array.mac_latency_cycles,
+        mac_interval=hardware.array.mac_interval_cycles,
+        add_latency=hardware.add_latency_cycles,
     )
     stream = io.StringIO()
     with _writer(stream) as writer:

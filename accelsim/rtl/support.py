@@ -17,6 +17,23 @@ def check_supported(program: Program) -> None:
             f"program {program.name}: accumulator.saturate_at = 'end' needs exact sums, which no memory of the RTL "
             "holds; use 'every_add'"
         )
+    if hardware.is_float:
+        raise InputError(
+            f"program {program.name}: array.arithmetic = {hardware.array.arithmetic!r} is not in the RTL, whose PEs "
+            "multiply integers; use 'int8xint8'"
+        )
+    if hardware.dram.model != "simple":
+        raise InputError(
+            f"program {program.name}: dram.model = {hardware.dram.model!r} is not in the bench, whose DRAM answers "
+            "after its latency; use 'simple'"
+        )
+    array = hardware.array
+    if (array.mac_latency_cycles, array.mac_interval_cycles) != (1, 1):
+        raise InputError(
+            f"program {program.name}: array.mac_latency_cycles = {array.mac_latency_cycles} and "
+            f"array.mac_interval_cycles = {array.mac_interval_cycles} are not in the RTL, whose PEs multiply and add "
+            "in one cycle; use 1 and 1"
+        )
     if how.scheme not in SCHEMES:
         known = ", ".join(scheme.value for scheme in SCHEMES)
         raise InputError(

@@ -2,7 +2,7 @@
 
 from accelsim.timing.activity import pe_macs, row_macs
 from accelsim.timing.additions import memory_cycle, product_cycle
-from accelsim.timing.counts import OPS, Counts, OpKey, compute_counts, instruction_counts
+from accelsim.timing.counts import FLOAT_OPS, OPS, Counts, OpKey, compute_counts, instruction_counts
 from accelsim.timing.cycles import (
     D_ACC,
     D_POST,
@@ -13,16 +13,18 @@ from accelsim.timing.cycles import (
     compute_free,
     compute_times,
     post_cycles,
-    transfer_cycles,
 )
+from accelsim.timing.dram import ChannelState, transfer_cycles, transfer_times
 from accelsim.timing.longest_path import Schedule, longest_path
 
 __all__ = [
     "D_ACC",
     "D_POST",
+    "FLOAT_OPS",
     "OPS",
     "TIMING_VERSION",
     "ArrayShape",
+    "ChannelState",
     "ComputeState",
     "ComputeTimes",
     "Counts",
@@ -39,4 +41,5 @@ __all__ = [
     "product_cycle",
     "row_macs",
     "transfer_cycles",
+    "transfer_times",
 ]

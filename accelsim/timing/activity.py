@@ -32,7 +32,7 @@ def row_macs(compute: Compute, rows: int) -> Int64:
 
 def pe_macs(compute: Compute, shape: ArrayShape) -> Int64:
     """Products of every PE: int64 (R, C); they sum to the instruction's `mul`."""
-    rows, columns = shape
+    rows, columns = shape.rows, shape.columns
     row, column = np.indices((rows, columns))
     used = row == column if compute.diagonal else column < compute.lanes
     return np.where(used, row_macs(compute, rows)[:, None], 0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from accelsim.config import Hardware
 from accelsim.isa import Compute, Instruction, Load, Memory, Post, Store
 from accelsim.timing.additions import product_cycle
-from accelsim.timing.cycles import ArrayShape, last_product, output_stationary_period, tile_count
+from accelsim.timing.cycles import ArrayShape, os_duration, os_period, tile_count, ws_period
 from accelsim.timing.longest_path import Schedule
 
 
@@ -57,7 +57,7 @@ class Attribution:
     Args:
         instructions, hardware: what `longest_path` was given.
         schedule: what it found.
-        weights: the memory that weights are loaded into: the activation buffer where operands are swapped (is).
+        weights: the LOADs that bring weights; None takes those into the weight buffer.
     """
 
     def __init__(
@@ -65,12 +65,18 @@ class Attribution:
         instructions: Sequence[Instruction],
         hardware: Hardware,
         schedule: Schedule,
-        weights: Memory = Memory.WEIGHT,
+        weights: frozenset[int] | None = None,
     ):
         self._instructions = instructions
         self._latency = hardware.dram.latency_cycles
         self._shape = ArrayShape.of(hardware)
         self._schedule = schedule
+        if weights is None:
+            weights = frozenset(
+                index
+                for index, x in enumerate(instructions)
+                if isinstance(x, Load) and not isinstance(x, Store) and x.memory == Memory.WEIGHT
+            )
         self._weights = weights
         self._compute_before: dict[int, int] = {}
         before = -1
@@ -134,17 +140,13 @@ class Attribution:
             case Post():
                 counts = Counter({Cause.POST: step.cycles})
             case Load():
+                transfer = Cause.WEIGHT_TRANSFER if step.instruction in self._weights else Cause.DRAM_TRANSFER
                 first_beat = self._schedule.issue[step.instruction] + self._latency
                 waiting = min(max(first_beat - step.first, 0), step.cycles)
-                counts = Counter({Cause.DRAM_LATENCY: waiting, self._transfer(instruction): step.cycles - waiting})
+                counts = Counter({Cause.DRAM_LATENCY: waiting, transfer: step.cycles - waiting})
             case _:
                 raise TypeError(f"{type(instruction).__name__} is not an instruction")
         return +counts
-
-    def _transfer(self, transfer: Load) -> Cause:
-        if not isinstance(transfer, Store) and transfer.memory == self._weights:
-            return Cause.WEIGHT_TRANSFER
-        return Cause.DRAM_TRANSFER
 
     def _compute_causes(self, compute: Compute, step: Step) -> Counter[Cause]:
         first_word = self.first_word(step.instruction)
@@ -200,12 +202,9 @@ class Stream(NamedTuple):
 
 def stream_of(compute: Compute, shape: ArrayShape) -> Stream:
     """The tiles of a COMPUTE, by the closed forms of docs/microarchitecture.md, sections 4.2 to 4.4."""
-    rows, columns = shape
-    wave, slots = rows + columns - 2, tile_count(compute, rows)
+    tiles = tile_count(compute, shape.rows)
     if compute.output_stationary:
-        duration, period = max(rows, last_product(compute, rows)), output_stationary_period(compute, shape)
-        return Stream(-(-compute.words // rows), slots * rows, period, duration, period - slots * rows)
-    words = compute.words
-    if compute.serial:
-        return Stream(slots, words, words + wave + rows, words, wave)
-    return Stream(slots, words, max(rows, words), words, 0)
+        slots, period = tiles * shape.rows * shape.step, os_period(compute, shape)
+        return Stream(-(-compute.words // shape.rows), slots, period, os_duration(compute, shape), period - slots)
+    streaming, period = compute.words * shape.mac_interval, ws_period(compute, shape)
+    return Stream(tiles, streaming, period, streaming, period - streaming - shape.rows if compute.serial else 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from accelsim.config import RECORD_BYTES, Hardware
+from accelsim.config import FLOAT32_BITS, RECORD_BYTES, Hardware
 from accelsim.isa import Compute, Instruction, Load, Memory, Modes, Post, Reduce, Source, Start, Store
 from accelsim.numerics import Requantization, Scheme
 from accelsim.timing.cycles import ArrayShape, tile_count
@@ -54,7 +54,13 @@ OPS = (
     "dram.write",
     "idle",
 )
-"""Every operation type, in the order reports show them; docs/energy.md says what one of each is."""
+"""Every operation type of integers, in the order reports show them; docs/energy.md says what one of each is."""
+
+FLOAT_OPS = ("mul.float32", "add.array.float32", "add.accumulator.float32")
+"""What an array of floats does in place of `mul`, `add.array` and `add.accumulator`; the rest is as in `OPS`."""
+
+SIGNIFICAND_BITS = 24
+"""Of a float32, the leading 1 included: the width of its multiplier."""
 
 BIAS_BYTES = 4
 
@@ -73,7 +79,7 @@ def window_inside(
 
 def compute_counts(compute: Compute, shape: ArrayShape) -> dict[str, int]:
     """Operations of one COMPUTE: captures, products, additions, buffer bytes, elements of the accumulator memory."""
-    rows, columns = shape
+    rows, columns = shape.rows, shape.columns
     lanes, words, run = compute.lanes, compute.words, compute.run_bytes
     runs = compute.r_count * compute.s_count
     tiles = tile_count(compute, rows)
@@ -116,7 +122,7 @@ def compute_counts(compute: Compute, shape: ArrayShape) -> dict[str, int]:
         "register.activation": words * runs * _triangle(lanes) if diagonal else macs,
         "register.psum": words * rows * lanes * tiles,
         "register.weight": 2 * total * (1 if diagonal else lanes),
-        "register.skew": words * activation_skew
+        "register.skew": words * shape.add_latency * activation_skew
         + (2 * runs * weight_skew if diagonal else total * weight_skew)
         + words * tiles * deskew,
         "read.activation": inside,
@@ -161,8 +167,18 @@ def _inside_bytes(compute: Compute) -> int:
 def instruction_counts(instruction: Instruction, hardware: Hardware, modes: Modes) -> Counts:
     """Operations of any instruction, keyed by type and widths."""
     match instruction:
+        case Compute() if hardware.is_float:
+            return _float_compute(instruction, hardware)
         case Compute():
             return _keyed_compute(instruction, hardware, modes)
+        case Post() if hardware.is_float:  # words pass through, each into the bytes of an element
+            values = instruction.words * instruction.lanes
+            return Counter(
+                {
+                    OpKey("read.accumulator", FLOAT32_BITS): values,
+                    OpKey("write.activation", 8): values * hardware.element_bytes.activation,
+                }
+            )
         case Post():
             return _post(instruction, hardware, modes)
         case Store():
@@ -199,6 +215,39 @@ def _keyed_compute(compute: Compute, hardware: Hardware, modes: Modes) -> Counts
     result[OpKey("register.skew", psum)] += sums
     result[OpKey("register.skew", 8)] += counts["register.skew"] - sums
     return +result
+
+
+def _float_compute(compute: Compute, hardware: Hardware) -> Counts:
+    """As of integers, with elements of several bytes, and float32 products and sums in place of `mul` and `add`."""
+    shape, elements = ArrayShape.of(hardware), hardware.element_bytes
+    counts = compute_counts(compute, shape)
+    weight = 8 * elements.weight
+    sums = _sum_skew(compute, shape)
+    weights = _weight_skew(compute, shape)
+    keyed = {
+        OpKey("mul.float32", SIGNIFICAND_BITS, 8 if elements.weight == 1 else SIGNIFICAND_BITS): counts["mul"],
+        OpKey("add.array.float32", FLOAT32_BITS): counts["add.array"],
+        OpKey("add.accumulator.float32", FLOAT32_BITS): counts["add.accumulator"],
+        OpKey("register.activation", 8 * elements.activation): counts["register.activation"],
+        OpKey("register.psum", FLOAT32_BITS): counts["register.psum"],
+        OpKey("register.weight", weight): counts["register.weight"],
+        OpKey("read.activation", 8): counts["read.activation"] * elements.activation,
+        OpKey("read.weight", 8): counts["read.weight"] * elements.weight,
+        OpKey("read.accumulator", FLOAT32_BITS): counts["read.accumulator"],
+        OpKey("write.accumulator", FLOAT32_BITS): counts["write.accumulator"],
+    }
+    result: Counts = Counter(keyed)
+    result[OpKey("register.skew", weight)] += weights
+    result[OpKey("register.skew", FLOAT32_BITS)] += counts["register.skew"] - weights  # sums, and activations
+    assert counts["register.skew"] >= weights + sums
+    return +result
+
+
+def _weight_skew(compute: Compute, shape: ArrayShape) -> int:
+    """Captures of `register.skew` that hold weights, of tiles that are not diagonal."""
+    groups = -(-compute.words // shape.rows) if compute.output_stationary else 1
+    rows = compute.r_count * compute.s_count * compute.run_bytes
+    return groups * rows * _triangle(compute.lanes - 1)
 
 
 def _post(post: Post, hardware: Hardware, modes: Modes) -> Counts:

@@ -17,8 +17,8 @@ from accelsim.timing.cycles import (
     compute_free,
     compute_times,
     post_cycles,
-    transfer_cycles,
 )
+from accelsim.timing.dram import ChannelState, transfer_times
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ def longest_path(instructions: Sequence[Instruction], hardware: Hardware) -> Sch
     issue, done, cause = ([-1] * len(instructions) for _ in range(3))
     shape = ArrayShape.of(hardware)
     state: ComputeState | None = None
+    channels: dict[Unit, ChannelState | None] = {Unit.LOAD: None, Unit.STORE: None}
     heads = dict.fromkeys(Unit, 0)
     left = len(instructions)
     while left:
@@ -83,9 +84,9 @@ def longest_path(instructions: Sequence[Instruction], hardware: Hardware) -> Sch
                 times = compute_times(instruction, shape, state, issue[index])
                 done[index], state = times.done, times.state
             case Post():
-                done[index] = issue[index] + post_cycles(instruction) - 1
+                done[index] = issue[index] + post_cycles(instruction, records=not hardware.is_float) - 1
             case Load():
-                done[index] = issue[index] + transfer_cycles(instruction, hardware) - 1
+                done[index], channels[unit] = transfer_times(instruction, hardware, channels[unit], issue[index])
         heads[unit] += 1
         left -= 1
     return Schedule(tuple(issue), tuple(done), tuple(cause))

@@ -141,7 +141,7 @@ class EngineModule(nn.Module):
         Args:
             images: (N, C, H, W), or (N, K) for vectors, N >= 1, of the module's dtype, in the units of the calibration.
         Returns:
-            (N, *output_shape), S * (q - Z) of the codes q that the machine computes.
+            `(N, *output_shape)`, S * (q - Z) of the codes q that the machine computes.
         Raises:
             InputError: images of another shape, dtype or device, or not finite; parameters that are not finite, too
                 large for a 32-bit bias, or of another dtype or device.
@@ -160,7 +160,7 @@ class EngineModule(nn.Module):
         return values[graph.output].reshape(-1, *graph.output_shape)
 
     def codes(self, images: Tensor) -> Tensor:
-        """The output's codes q, int64 (N, *output_shape), without a gradient; `images` as for a call of the module."""
+        """The output's codes q, int64 `(N, *output_shape)`, without a gradient; `images` as for a call."""
         self._check(images)
         graph = self.to_graph()
         codes = self._execute(graph, images, [graph.output])[graph.output]

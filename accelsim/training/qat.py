@@ -238,7 +238,7 @@ class QatModule(nn.Module):
         Args:
             images: (N, C, H, W), or (N, K) for vectors, N >= 1, of the module's dtype, in the units of the calibration.
         Returns:
-            (N, *output_shape), S * (q - Z) of the codes q, rounded once to the module's dtype.
+            `(N, *output_shape)`, S * (q - Z) of the codes q, rounded once to the module's dtype.
         Raises:
             InputError: images of another shape, dtype or device, or not finite; parameters that are not finite or too
                 large for the hardware's integers; sums that the scheme's products may not hold exactly.
@@ -248,7 +248,7 @@ class QatModule(nn.Module):
         return real.reshape(-1, *self.graph.output_shape)
 
     def codes(self, images: Tensor) -> Tensor:
-        """The output's codes q, int64 (N, *output_shape), without a gradient; `images` as for a call of the module."""
+        """The output's codes q, int64 `(N, *output_shape)`, without a gradient; `images` as for a call."""
         with torch.no_grad():
             found = self._walk(images)[self.graph.output]
             return (found.steps.long() + found.learned.zero).reshape(-1, *self.graph.output_shape)

@@ -83,6 +83,11 @@ def _export(
 ) -> tuple[Manifest, Coverage]:
     chosen = _chosen(layers, name, request)
     coverage = measure(chosen)
+    if request.level == "cycle" and (hardware.array.mac_latency_cycles, hardware.array.mac_interval_cycles) != (1, 1):
+        raise InputError(
+            "--level cycle: cycle vectors are those of a PE that multiplies and adds in one cycle; use "
+            "array.mac_latency_cycles = 1 and array.mac_interval_cycles = 1, or --level tile"
+        )
     array = ArrayEntry(
         hardware=hardware.name,
         rows=hardware.array.rows,

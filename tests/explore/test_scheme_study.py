@@ -30,7 +30,7 @@ STUDY = """
 title = "digits, a few ways"
 workload = "lenet5_digits"
 images = 40
-calibration = 8
+calibration_images = 8
 seeds = [0, 5]
 
 [[rows]]
@@ -40,16 +40,16 @@ float = true
 [[rows]]
 label = "weights"
 weights_only = true
-set = ["weight.bits=2"]
+quantization_set = ["weight.bits=2"]
 
 [[rows]]
 label = "integers"
 quantization = "affine"
-set = ["weight.bits=3", "activation.bits=2"]
+quantization_set = ["weight.bits=3", "activation.bits=2"]
 
 [[rows]]
 label = "narrow"
-set = ["weight.bits=3"]
+quantization_set = ["weight.bits=3"]
 hardware_set = ["accumulator.width_bits=14", "array.dataflow=os"]
 
 [[rows]]
@@ -57,11 +57,11 @@ label = "another network"
 workload = "mlp_digits"
 axes = { rounding = ["floor", "half_even", "toward_zero"], bits = [2, 3] }
 best_of = "rounding"
-set = ["requantization.rounding={rounding}", "weight.bits={bits}"]
+quantization_set = ["requantization.rounding={rounding}", "weight.bits={bits}"]
 
 [[rows]]
 label = "no such layer"
-set = ["accumulator_width_bits.c9=16"]
+quantization_set = ["accumulator_width_bits.c9=16"]
 """
 
 
@@ -213,7 +213,7 @@ def test_one_more_row_and_another_name_make_only_what_is_new(found, folder):
     "change, options",
     [
         (('quantization = "affine"', 'quantization = "uint8"'), {}),
-        (("calibration = 8", "calibration = 9"), {}),
+        (("calibration_images = 8", "calibration_images = 9"), {}),
         (('"array.dataflow=os"', '"array.dataflow=ws"'), {}),
         (("seeds = [0, 5]", "seeds = [0, 6]"), {}),
         (("images = 40", "images = 41"), {}),
@@ -256,7 +256,7 @@ def test_images_and_seeds_may_be_given_instead_of_the_files(found, folder):
 
 def test_a_row_that_trains_is_the_trained_modules_graph_and_its_seed_matters(tmp_path):
     head = STUDY[: STUDY.index("[[rows]]")]
-    scheme = 'set = ["weight.bits=2", "activation.bits=3"]\n'
+    scheme = 'quantization_set = ["weight.bits=2", "activation.bits=3"]\n'
     tuned = "train = { images = 64, epochs = 1, learning_rate = 3e-3, batch = 16 }"
     found, _ = make(
         tmp_path, f'{head}[[rows]]\nlabel = "plain"\n{scheme}\n[[rows]]\nlabel = "tuned"\n{scheme}{tuned}\n'
@@ -311,10 +311,10 @@ def test_the_figure_has_a_line_for_each_row_with_every_seed(found):
 def test_the_figure_against_an_axis_has_a_line_for_each_series(tmp_path):
     pytest.importorskip("matplotlib")
     text = (
-        'title = "t"\nworkload = "mlp_digits"\nimages = 20\ncalibration = 8\nagainst = "bits"\n'
+        'title = "t"\nworkload = "mlp_digits"\nimages = 20\ncalibration_images = 8\nagainst = "bits"\n'
         '[[rows]]\nlabel = "float"\nfloat = true\n'
         '[[rows]]\nlabel = "int"\naxes = { bits = [2, 8], granularity = ["tensor", "channel"] }\n'
-        'set = ["weight.bits={bits}", "weight.granularity={granularity}"]\n'
+        'quantization_set = ["weight.bits={bits}", "weight.granularity={granularity}"]\n'
     )
     found, _ = make(tmp_path, text)
     (axes,) = scheme_study_figure(found).axes
@@ -334,7 +334,7 @@ def test_a_network_of_ones_own_needs_a_data_set_with_labels(tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), torch.rand(2, 1, 32, 32)\n"
         "def image():\n    return nn.Conv2d(1, 2, 3), torch.rand(2, 1, 32, 32)\n"
     )
-    text = 'title = "t"\nworkload = "net.py:make"\nimages = 10\ncalibration = 8\n[[rows]]\nlabel = "int8"\n'
+    text = 'title = "t"\nworkload = "net.py:make"\nimages = 10\ncalibration_images = 8\n[[rows]]\nlabel = "int8"\n'
     with pytest.raises(InputError, match=r"net\.py:make: its images have no labels; give --data NAME of a data set"):
         make(tmp_path, text)
     found, _ = make(tmp_path, text, data="digits")

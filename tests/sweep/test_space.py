@@ -151,6 +151,8 @@ def test_axes_reach_hardware_scheme_and_energy(tmp_path):
         (HEAD + "[axes]\nbatch = { from = 0, to = 1, step = 0 }", "step = 0 must be above 0"),
         (HEAD + "[axes]\nbatch = { from = 0, to = 1e9, step = 1e-9 }", "makes more than 1,000,000 values"),
         (HEAD + "[axes]\nbatch = { low = 1, high = 2 }", "low and high name no values for a grid"),
+        (HEAD + "[axes]\n'array.rows' = [1]", "unknown key 'array.rows'; did you mean 'hardware.array.rows'?"),
+        (HEAD + "[axes]\n'weight.bits' = [4]", "unknown key 'weight.bits'; did you mean 'quantization.weight.bits'?"),
         (HEAD + "[axes]\nworklod = [1]", "unknown key 'worklod'; did you mean 'workload'"),
         (HEAD + '[axes]\nbatch = [1]\n[derived]\nbatch = "2"', "'batch' is both in 'batch' and in 'batch'"),
         ('measure = ["accuracy"]\n[axes]\nbatch = [1]', "needs test images; add images = 500"),

@@ -62,6 +62,13 @@ def test_element_0_of_a_line_is_in_the_lowest_bits():
 # --- export ------------------------------------------------------------------------------------------------
 
 
+def test_cycle_vectors_are_those_of_a_multiply_add_of_one_cycle(tmp_path):
+    slow = load_hardware("edge_8x8", ["array.mac_latency_cycles=2"])
+    said = refusal(export_corners, slow, tmp_path / "pack", request("cycle", layers=["shift_zero"]))
+    assert said.startswith("--level cycle: cycle vectors are those of a PE that multiplies and adds in one cycle; use")
+    export_corners(slow, tmp_path / "pack", request("tile", layers=["shift_zero"]))
+
+
 def test_the_same_command_writes_the_same_bytes_wherever_it_writes(tmp_path, capsys):
     for name in ("one", "other"):
         arguments = ["vectors", "export", "lenet5_digits", "--level", "cycle", "--layer", "output", "--images", "2"]

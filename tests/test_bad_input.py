@@ -129,7 +129,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 COMMANDS = (
     "commands: run, compile, quantize, topology, export, evaluate, accumulator, sweep, plot, animate, study, compare, "
-    "requant-diff, explain, simulate, cosim, disasm, vectors, list"
+    "requant-diff, diff, explain, arithmetic, simulate, cosim, disasm, vectors, list"
 )
 
 

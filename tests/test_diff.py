@@ -417,7 +417,7 @@ def twice(report: dict) -> str:
         (altered("totals/cycles", -1), " [totals]: cycles = -1 must be at least 0"),
         (altered("totals/cycles", 1.5), " [totals]: cycles = 1.5 must be an integer"),
         (altered("totals/cycles", 1 << 70), " [totals]: cycles = 1180591620717411303424 must be at most"),
-        (altered("totals/energy", "12"), " [totals]: energy = '12': input should be a valid number"),
+        (altered("totals/energy", "12"), " [totals]: energy = '12' must be a number, written without quotes"),
         (altered("totals/energy", 1e31), " [totals]: energy = 1e+31 must be at most"),
         (altered("totals", []), ": totals = [] must be a table of keys"),
         (altered("layers", {}), ": layers = {} must be an array"),

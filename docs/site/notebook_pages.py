@@ -50,7 +50,7 @@ class NotebookParser(MystParser):
         notebook = json.loads(inputstring)
         super().parse(page_text(notebook), document)
         outputs = {}
-        if self.config.notebooks_run:
+        if document.settings.env.config.notebooks_run:
             outputs = {
                 shown.cell: output_html(shown) for shown in run_cells(notebook, Path(document["source"]).name, {})
             }

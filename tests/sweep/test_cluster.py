@@ -33,7 +33,7 @@ measure = ["cycles", "energy"]
 "hardware.array.rows" = [4, 8, 16]
 "hardware.array.columns" = [8, 16]
 "hardware.accumulator.width_bits" = [12, 16, 20, 24, 28]
-"hardware.activation.memory_bytes" = [512, 65536]
+"hardware.activation.memory_bytes" = [256, 65536]
 """
 
 LOGGED = """
@@ -156,7 +156,7 @@ def test_no_scheduler_is_one_line_in_the_stated_time(sixty, tmp_path):
 
 def test_no_worker_and_a_point_that_kills_workers(sixty, tmp_path):
     path, rows = sixty
-    text = path.read_text().replace("[12, 16, 20, 24, 28]", "[12]").replace("[512, 65536]", "[65536]")
+    text = path.read_text().replace("[12, 16, 20, 24, 28]", "[12]").replace("[256, 65536]", "[65536]")
     few = tmp_path / "few.toml"
     few.write_text(text.replace("[8, 16]\n", "[8]\n"))  # 3 points: 4, 8 and 16 rows
     with LocalCluster(tmp_path, workers=0, poison=8, allowed_failures=0) as cluster:

@@ -32,7 +32,7 @@ def keys(tmp_path_factory) -> dict:
         "axes": {
             "energy": ["horowitz_45nm", "eyeriss_relative"],
             "hardware.array.rows": [1, 8, 16],
-            "hardware.activation.memory_bytes": [512, 65536],
+            "hardware.activation.memory_bytes": [256, 65536],
         },
     }
 

@@ -43,7 +43,7 @@ constraints = ["hardware.array.rows + hardware.array.columns <= 20", "cycles < 6
 "hardware.array.rows" = [1, 8, 16]
 "hardware.array.columns" = [4, 8]
 "hardware.accumulator.width_bits" = [16, 24]
-"hardware.activation.memory_bytes" = [512, 65536]
+"hardware.activation.memory_bytes" = [256, 65536]
 """
 
 
@@ -100,7 +100,7 @@ def test_every_point_without_figures_says_why(small):
         setting = row.setting
         if setting["hardware.array.rows"] + setting["hardware.array.columns"] > 20:
             assert row.reason.startswith("constraint not met: hardware.array.rows")
-        elif setting["hardware.activation.memory_bytes"] == 512:
+        elif setting["hardware.activation.memory_bytes"] == 256:
             assert "need" in row.reason
             assert "activation buffer" in row.reason
         elif row.status != "done":

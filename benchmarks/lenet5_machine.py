@@ -13,10 +13,7 @@ thread.
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,56 +29,17 @@ from accelsim.ir import evaluate, quantize_input
 from accelsim.machine import Accelerator
 from accelsim.sources import find_workload, load_images
 
-SCALESIM_CONFIG = """[general]
-run_name = lenet5
-[architecture_presets]
-ArrayHeight: 16
-ArrayWidth: 16
-IfmapSramSzkB: 64
-FilterSramSzkB: 64
-OfmapSramSzkB: 64
-IfmapOffset: 0
-FilterOffset: 10000000
-OfmapOffset: 20000000
-Dataflow: {dataflow}
-Bandwidth: 16
-ReadRequestBuffer: 32
-WriteRequestBuffer: 32
-[layout]
-IfmapCustomLayout: False
-IfmapSRAMBankBandwidth: 10
-IfmapSRAMBankNum: 10
-IfmapSRAMBankPort: 2
-FilterCustomLayout: False
-FilterSRAMBankBandwidth: 10
-FilterSRAMBankNum: 10
-FilterSRAMBankPort: 2
-[sparsity]
-SparsitySupport: false
-SparseRep: ellpack_block
-OptimizedMapping: false
-BlockSize: 8
-RandomNumberGeneratorSeed: 40
-[run_presets]
-InterfaceBandwidth: USER
-UseRamulatorTrace: False
-"""
-SCALESIM_TOPOLOGY = """Layer, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the peer, as the tests run it
+
+from scalesim_peer import run_scalesim
+
+TOPOLOGY = """Layer, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,
 c1, 32, 32, 5, 5, 1, 6, 1,
 c3, 14, 14, 5, 5, 6, 16, 1,
 c5, 5, 5, 5, 5, 16, 120, 1,
 f6, 1, 1, 1, 1, 120, 84, 1,
 output, 1, 1, 1, 1, 84, 10, 1,
 """
-SCALESIM_LAYOUT_HEADER = (
-    "Layer name, IFMAP Height Intraline Factor, IFMAP Width Intraline Factor, Filter Height Intraline Factor, "
-    "Filter Width Intraline Factor, Channel Intraline Factor, Num Filter Intraline Factor, "
-    "IFMAP Height Intraline Order, IFMAP Width Intraline Order, Channel Intraline Order, "
-    "IFMAP Height Interline Order, IFMAP Width Interline Order, Channel Interline Order, Num Filter Intraline Order, "
-    "Channel Intraline Order, Filter Height Intraline Order, Filter Width Intraline Order, "
-    "Num Filter Interline Order, Channel Interline Order, Filter Height Interline Order, "
-    "Filter Width Interline Order,\n"
-)
 
 
 def cpu_milliseconds(work: Callable[[], object], repeat: int) -> float:
@@ -97,24 +55,8 @@ def cpu_milliseconds(work: Callable[[], object], repeat: int) -> float:
 
 def scalesim_milliseconds(python: str, dataflow: str) -> float:
     """CPU milliseconds of one whole SCALE-Sim process, its traces off."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "scale.cfg").write_text(SCALESIM_CONFIG.format(dataflow=dataflow))
-        (folder / "lenet5.csv").write_text(SCALESIM_TOPOLOGY)
-        layers = [line.split(",")[0] for line in SCALESIM_TOPOLOGY.splitlines()[1:]]
-        rows = "".join(f"{layer}, {', '.join(['1'] * 20)},\n" for layer in layers)
-        (folder / "layout.csv").write_text(SCALESIM_LAYOUT_HEADER + rows)
-        script = (
-            "from scalesim.scale_sim import scalesim; scalesim(save_disk_space=True, verbose=False, "
-            "config='scale.cfg', topology='lenet5.csv', layout='layout.csv', input_type_gemm=False)"
-            ".run_scale(top_path='out')"
-        )
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([python, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            sys.exit(f"SCALE-Sim failed:\n{done.stderr[-2000:]}")
-    return 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    run = run_scalesim(python, TOPOLOGY, rows=16, columns=16, dataflow=dataflow, gemm=False)
+    return 1e3 * run.cpu_seconds
 
 
 def main() -> None:

@@ -307,28 +307,37 @@ def _add_stretches(
     """`_add_chunk` without figures, for sums below 2**53: matrix products wherever nothing can overflow."""
     if overflow == "wrap":  # the low bits of a sum do not depend on when the others are dropped
         return fit(s + _exact_product(x, w), form.bits, overflow)
+    if s.size * w.shape[0] <= _SMALL:
+        return _add_chunk(s, x, w, form, overflow, PsumStatistics())
+    low, high = form.limits
     for first in range(0, x.shape[1], _STRETCH):
         taken = slice(first, first + _STRETCH)
         part, weights = x[:, taken], w[taken]
         product = _exact_product(part, weights)
         reach = _magnitude_bound(part, weights)
         total = s + product
-        if int(s.max()) + reach > form.maximum or int(s.min()) - reach < form.minimum:
+        if int(s.max()) + reach > high or int(s.min()) - reach < low:
             # No prefix of a stretch lies above what its positive products add, or below what its negative ones take.
             rise = _exact_product(np.maximum(part, 0), np.maximum(weights, 0))
             rise += _exact_product(np.minimum(part, 0), np.minimum(weights, 0))
-            rows, lanes = np.nonzero((s + rise > form.maximum) | (s + product - rise < form.minimum))
+            risky = (s + rise > high) | (s + product - rise < low)
+            if np.count_nonzero(risky) > risky.size >> 2:  # picking them out costs more than adding all
+                for k in range(weights.shape[0]):
+                    s = np.minimum(np.maximum(s + part[:, k] * weights[k], low), high)
+                continue
+            rows, lanes = np.nonzero(risky)
             own = lanes if part.shape[2] > 1 else np.zeros_like(lanes)
-            sums: npt.NDArray[Any] = s[rows, lanes]
+            sums = s[rows, lanes]
             for k in range(weights.shape[0]):
-                exact: npt.NDArray[np.int64] = sums + part[rows, k, own] * weights[k, lanes]
-                sums = form.saturate(exact)
+                sums = np.minimum(np.maximum(sums + part[rows, k, own] * weights[k, lanes], low), high)
             total[rows, lanes] = sums
         s = total
     return s
 
 
 _STRETCH = 64
+_SMALL = 1 << 16
+"""Products below which matrix products of stretches cost more than running sums."""
 
 
 def _magnitude_bound(x: npt.NDArray[np.int64], w: npt.NDArray[np.int64]) -> int:

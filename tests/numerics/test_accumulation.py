@@ -394,6 +394,15 @@ def test_every_way_gives_the_same_bits_and_figures(ways, monkeypatch, width, ove
     assert overflows == (width <= 12)
 
     assert accumulate(x, w, cuts, how, start=start).tolist() == expected
+    small = (
+        {"stretches int64", "running int64", "adds int64"}
+        if overflow == "saturate"
+        else {"stretches int64", "product int64"}
+    )
+    assert ways == (small if overflows else {"product int64"})
+    monkeypatch.setattr(accumulation, "_SMALL", 0)
+    ways.clear()
+    assert accumulate(x, w, cuts, how, start=start).tolist() == expected
     assert ways == ({"stretches int64", "product int64"} if overflows else {"product int64"})
     for size in (1, 7, 30):
         monkeypatch.setattr(accumulation, "_STRETCH", size)
@@ -418,8 +427,37 @@ def test_every_way_gives_the_same_bits_and_figures(ways, monkeypatch, width, ove
     assert accumulate(x, w, cuts, how, start=start).tolist() == expected
 
 
+@pytest.mark.parametrize("small", [0, 1 << 16])
+def test_sums_without_figures_are_those_with(monkeypatch, small):
+    """Any widths, cuts and starts: matrix products of stretches against one addition at a time."""
+    monkeypatch.setattr(accumulation, "_SMALL", small)
+    rng = np.random.default_rng(small)
+    for _ in range(400):
+        words, inner, lanes = (int(v) for v in rng.integers(1, [8, 150, 6]))
+        largest, diagonal = int(rng.choice([2, 20, 128])), bool(rng.random() < 0.3)
+        x = rng.integers(-largest, largest, (words, inner, lanes) if diagonal else (words, inner))
+        x = np.abs(x) if rng.random() < 0.3 else x
+        w = rng.integers(-128, 128, (inner, lanes))
+        width, rows, dataflow = int(rng.integers(8, 26)), int(rng.integers(1, 70)), str(rng.choice(["ws", "os"]))
+        how = Arithmetic(
+            psum_bits=int(rng.integers(8, width + 1)),
+            width_bits=width,
+            overflow=str(rng.choice(["saturate", "wrap"])),
+            saturate_at="every_add",
+            rows=rows,
+            dataflow=dataflow,
+        )
+        whole = dataflow == "os" and not diagonal
+        cuts = [range(inner)] if whole else [range(k, min(k + rows, inner)) for k in range(0, inner, rows)]
+        start = rng.integers(-5000, 5000, (words, lanes)) if rng.random() < 0.5 else None
+        add = accumulate_lanes if diagonal else accumulate
+        found = add(x, w, cuts, how, start=start)
+        assert np.array_equal(found, add(x, w, cuts, how, start=start, statistics=PsumStatistics()))
+
+
 @pytest.mark.parametrize("dataflow", ["ws", "os"])
-def test_one_overflowing_output_does_not_change_its_neighbours(ways, dataflow):
+def test_one_overflowing_output_does_not_change_its_neighbours(ways, monkeypatch, dataflow):
+    monkeypatch.setattr(accumulation, "_SMALL", 0)
     rng = np.random.default_rng(3)
     x, w = rng.integers(-9, 10, (30, 20)), rng.integers(-9, 10, (20, 5))
     how = arithmetic(14, dataflow=dataflow)

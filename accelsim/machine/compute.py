@@ -34,7 +34,7 @@ def execute(
         final=bool(compute.last),
         statistics=statistics,
     )
-    memories.accumulators[words, : compute.lanes] = total.astype(np.int64)
+    memories.accumulators[words, : compute.lanes] = total.astype(np.int64, copy=False)
 
 
 def _arithmetic(compute: Compute, hardware: Hardware) -> Arithmetic:

@@ -214,16 +214,16 @@ def _sum(
             begin = fit(begin, width, overflow)
     if not begin.size:
         return begin
-    x64, w64 = x.astype(np.int64), w.astype(np.int64)
+    x64, w64 = x.astype(np.int64, copy=False), w.astype(np.int64, copy=False)
     # No fitting raises a magnitude, so no sum exceeds this one, whatever the widths and the order.
     bound = _magnitude_bound(x64, w64) + max(abs(int(begin.max())), abs(int(begin.min())))
     cannot_overflow = bound <= IntFormat(arithmetic.psum_bits).maximum
     total: npt.NDArray[Any]
     if statistics is None and (cannot_overflow or not every) and bound < 1 << 53:
-        total = _exact_product(x64, w64) + begin.astype(np.int64)
+        total = _exact_product(x64, w64, bound) + begin.astype(np.int64)
     else:
         exact_type = np.int64 if bound < 1 << 62 else object
-        total, values, weights = (array.astype(exact_type) for array in (begin, x64, w64))
+        total, values, weights = (array.astype(exact_type, copy=False) for array in (begin, x64, w64))
         seen = PsumStatistics() if statistics is None else statistics
         if start is not None and not resumed:
             seen.see(int(total.min()), int(total.max()))
@@ -313,13 +313,13 @@ def _add_stretches(
     for first in range(0, x.shape[1], _STRETCH):
         taken = slice(first, first + _STRETCH)
         part, weights = x[:, taken], w[taken]
-        product = _exact_product(part, weights)
         reach = _magnitude_bound(part, weights)
+        product = _exact_product(part, weights, reach)
         total = s + product
         if int(s.max()) + reach > high or int(s.min()) - reach < low:
             # No prefix of a stretch lies above what its positive products add, or below what its negative ones take.
-            rise = _exact_product(np.maximum(part, 0), np.maximum(weights, 0))
-            rise += _exact_product(np.minimum(part, 0), np.minimum(weights, 0))
+            rise = _exact_product(np.maximum(part, 0), np.maximum(weights, 0), reach)
+            rise += _exact_product(np.minimum(part, 0), np.minimum(weights, 0), reach)
             risky = (s + rise > high) | (s + product - rise < low)
             if np.count_nonzero(risky) > risky.size >> 2:  # picking them out costs more than adding all
                 for k in range(weights.shape[0]):
@@ -347,10 +347,10 @@ def _magnitude_bound(x: npt.NDArray[np.int64], w: npt.NDArray[np.int64]) -> int:
     return int(np.abs(x).max()) * int(np.abs(w).sum(axis=0).max())
 
 
-def _exact_product(x: npt.NDArray[np.int64], w: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Sums over k below 2**53, so that each of BLAS's float64 partial sums is exact, whatever its order."""
+def _exact_product(x: npt.NDArray[np.int64], w: npt.NDArray[np.int64], bound: int = 1 << 53) -> npt.NDArray[np.int64]:
+    """Sums over k of magnitude at most `bound` <= 2**53, so that each of BLAS's partial sums is exact in any order."""
     if x.shape[2] != 1:
         lanes: npt.NDArray[np.int64] = np.einsum("mkn,kn->mn", x, w)
         return lanes
-    product: npt.NDArray[np.float64] = x[:, :, 0].astype(np.float64) @ w.astype(np.float64)
-    return product.astype(np.int64)
+    real = np.float32 if bound < 1 << 24 else np.float64
+    return np.asarray(x[:, :, 0].astype(real) @ w.astype(real)).astype(np.int64)

@@ -350,7 +350,13 @@ def test_control_c_keeps_what_is_done_and_leaves_no_process(tmp_path, graph, job
     path = write(tmp_path, axes, workload=graph)
     store = tmp_path / "s.db"
     command = [*RUN, "sweep", str(path), "-o", str(store), "--jobs", str(jobs)]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
+    )
     wait_for_points(store, 3)
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, told = started.communicate(timeout=60)

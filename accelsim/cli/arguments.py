@@ -43,9 +43,19 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override one key of the scheme; repeatable",
     )
+    data_argument(parser)
+    calibration_argument(parser)
+
+
+def data_argument(parser: argparse.ArgumentParser) -> None:
+    """``--data``."""
     parser.add_argument(
         "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workload's own"
     )
+
+
+def calibration_argument(parser: argparse.ArgumentParser) -> None:
+    """``--calibration``, float images."""
     parser.add_argument(
         "--calibration",
         type=Path,
@@ -69,6 +79,16 @@ def batch_argument(parser: argparse.ArgumentParser) -> None:
 def test_images_argument(parser: argparse.ArgumentParser) -> None:
     """``--images``, of a command that takes all test images unless told; `positive` checks it."""
     parser.add_argument("--images", type=int, metavar="N", help="test images (default: all there are)")
+
+
+def energy_argument(parser: argparse.ArgumentParser) -> None:
+    """``--energy``, for `accelsim.energy.load_energy`."""
+    parser.add_argument(
+        "--energy",
+        default="horowitz_45nm",
+        metavar="F",
+        help="energy table, preset or TOML file (default: %(default)s)",
+    )
 
 
 def threads_argument(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from accelsim.cli.arguments import (
     batch_argument,
     hardware_arguments,
     hardware_of,
+    positive,
     refuse_given,
     source_arguments,
     source_of,
@@ -47,8 +48,7 @@ def explain(arguments: argparse.Namespace) -> int:
     from accelsim.report.explanation import build_explanation
     from accelsim.report.explanation_text import show_explanation
 
-    if arguments.batch < 1:
-        raise InputError(f"--batch {arguments.batch}: must be at least 1")
+    positive("--batch", arguments.batch)
     if arguments.json is not None:
         check_file(arguments.json)
     program, graph, why = _program(arguments)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from accelsim.cli.arguments import (
     SOURCE_OPTIONS,
     WORKLOAD_HELP,
+    calibration_argument,
     check_destinations,
+    data_argument,
     hardware_arguments,
     hardware_of,
     images_of,
@@ -65,15 +67,8 @@ def requant_diff_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override one key of --quantization; repeatable",
     )
-    parser.add_argument(
-        "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workload's own"
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="F.npy",
-        help="float images to calibrate on (default: 1,024 training images)",
-    )
+    data_argument(parser)
+    calibration_argument(parser)
     input_argument(parser)
     test_images_argument(parser)
     hardware_arguments(parser)

@@ -10,6 +10,7 @@ from accelsim.cli.arguments import (
     WORKLOAD_HELP,
     batch_argument,
     check_destinations,
+    energy_argument,
     hardware_arguments,
     hardware_of,
     images_of,
@@ -58,12 +59,7 @@ def simulate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--energy",
-        default="horowitz_45nm",
-        metavar="F",
-        help="energy table, preset or TOML file (default: %(default)s)",
-    )
+    energy_argument(parser)
     parser.add_argument("--telemetry", action="store_true", default=None, help="watch partial sums whatever the size")
     parser.add_argument(
         "--json", type=Path, metavar="F", help="write the report as JSON; /dev/stdout: in place of the text"

@@ -12,6 +12,7 @@ from typing import Any
 from accelsim.cli.arguments import (
     WORKLOAD_HELP,
     check_destinations,
+    energy_argument,
     hardware_arguments,
     hardware_of,
     images_of,
@@ -24,6 +25,21 @@ from accelsim.cli.arguments import (
 )
 from accelsim.cli.progress import StageBars
 from accelsim.errors import InputError
+
+
+def _destination_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Where `_write_study` writes."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="gets study.json, study.csv and the figure, and keeps finished parts: an interrupted study goes on from "
+        f"them (default: results/{folder})",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write the study as JSON elsewhere; /dev/stdout: in place of the text"
+    )
 
 
 def accumulator_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,23 +60,8 @@ def accumulator_arguments(parser: argparse.ArgumentParser) -> None:
     source_arguments(parser)
     input_argument(parser)
     test_images_argument(parser)
-    parser.add_argument(
-        "--energy",
-        default="horowitz_45nm",
-        metavar="F",
-        help="energy table, preset or TOML file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="gets study.json, study.csv and the figure, and keeps finished parts: an interrupted study goes on from "
-        "them (default: results/accumulator_WORKLOAD)",
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="F", help="write the study as JSON elsewhere; /dev/stdout: in place of the text"
-    )
+    energy_argument(parser)
+    _destination_arguments(parser, "accumulator_WORKLOAD")
     threads_argument(parser)
 
 
@@ -110,17 +111,7 @@ def study_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=int, metavar="N", help="test images (default: as the study says)")
     parser.add_argument("--seeds", metavar="0,1,2", help="instead of the study's")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="gets study.json, study.csv and the figure, and keeps finished parts: an interrupted study goes on from "
-        "them (default: results/study_NAME)",
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="F", help="write the study as JSON elsewhere; /dev/stdout: in place of the text"
-    )
+    _destination_arguments(parser, "study_NAME")
     threads_argument(parser)
 
 

@@ -13,7 +13,7 @@ import pytest
 from browser import browser
 
 from accelsim.cli import main
-from accelsim.cli_animate import DEFAULT_LARGEST, DEFAULT_SEED, DEFAULT_SHAPE, animate_arguments
+from accelsim.cli.animate import DEFAULT_LARGEST, DEFAULT_SEED, DEFAULT_SHAPE, animate_arguments
 from accelsim.machine import pe_grid
 from accelsim.machine.pe_grid import GridConfig
 from accelsim.report.animation import animation_data, animation_page

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelsim.cli.arguments import data_argument
 from accelsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def topology_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gemm", action="store_true", help="write matrix products (M, N, K) in place of convolutions: im2col"
     )
-    parser.add_argument(
-        "--data", metavar="NAME|DIR", help="data set by name, or the folder that holds the workload's own"
-    )
+    data_argument(parser)
 
 
 def topology(arguments: argparse.Namespace) -> int:

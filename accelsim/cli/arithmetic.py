@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from accelsim.cli.arguments import energy_argument, hardware_arguments
 from accelsim.errors import InputError
 
 
@@ -14,16 +15,7 @@ def arithmetic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the random matrices (default: 0)")
     parser.add_argument("--left", type=Path, metavar="F.npy", help="A, (M, K), in place of sizes")
     parser.add_argument("--right", type=Path, metavar="F.npy", help="B, (K, N)")
-    parser.add_argument(
-        "--hardware", default="default_16x16", metavar="F", help="preset or TOML file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one key of the hardware; repeatable",
-    )
+    hardware_arguments(parser)
     parser.add_argument(
         "--float-set",
         action="append",
@@ -31,12 +23,7 @@ def arithmetic_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override one key of the machines of floats alone, such as array.mac_latency_cycles; repeatable",
     )
-    parser.add_argument(
-        "--energy",
-        default="horowitz_45nm",
-        metavar="F",
-        help="energy table, preset or TOML file (default: %(default)s)",
-    )
+    energy_argument(parser)
     parser.add_argument("--json", type=Path, metavar="F", help="write all figures as JSON; /dev/stdout: no text")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelsim.cli.arguments import positive
 from accelsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,9 +126,8 @@ def _workers(arguments: argparse.Namespace) -> Workers:
         return Cluster(arguments.scheduler, patience)
     if arguments.patience is not None:
         raise InputError(f"--patience {arguments.patience:g}: needs --scheduler; leave it out")
-    if arguments.jobs < 1:
-        raise InputError(f"--jobs {arguments.jobs}: must be at least 1")
-    return Here() if arguments.jobs == 1 else Processes(arguments.jobs)
+    jobs = positive("--jobs", arguments.jobs)
+    return Here() if jobs == 1 else Processes(jobs)
 
 
 class _Bar:

@@ -8,6 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelsim.cli.arguments import (
+    WORKLOAD_HELP,
+    batch_argument,
+    hardware_arguments,
+    hardware_of,
+    positive,
+    refuse_given,
+    source_arguments,
+    source_of,
+)
 from accelsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,13 +27,11 @@ if TYPE_CHECKING:
 
 def explain_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `accelsim explain`."""
-    from accelsim.cli import WORKLOAD_HELP, _batch_argument, _hardware_arguments, _source_arguments
-
     parser.add_argument("workload", metavar="WORKLOAD", help=f"{WORKLOAD_HELP}; a program directory as it is")
     parser.add_argument("--layer", metavar="L", help="explain this layer in depth (default: a table of all)")
-    _hardware_arguments(parser)
-    _source_arguments(parser)
-    _batch_argument(parser)
+    hardware_arguments(parser)
+    source_arguments(parser)
+    batch_argument(parser)
     parser.add_argument(
         "--quick", action="store_true", help="leave out changes that need another compilation: array, buffers, batch"
     )
@@ -40,8 +48,7 @@ def explain(arguments: argparse.Namespace) -> int:
     from accelsim.report.explanation import build_explanation
     from accelsim.report.explanation_text import show_explanation
 
-    if arguments.batch < 1:
-        raise InputError(f"--batch {arguments.batch}: must be at least 1")
+    positive("--batch", arguments.batch)
     if arguments.json is not None:
         check_file(arguments.json)
     program, graph, why = _program(arguments)
@@ -60,17 +67,16 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def _program(arguments: argparse.Namespace) -> tuple[Program, IntegerGraph | None, str | None]:
     """What is explained, and the graph to compile changed programs from, or None and why."""
-    from accelsim.cli import _hardware, _refuse_given, _source
     from accelsim.compiler import compile_graph
 
     folder = Path(arguments.workload)
     quick = "--quick is given" if arguments.quick else None
     if (folder / "program.bin").exists():
         options = ("hardware", "set", "quantization", "quantization_set", "data", "calibration", "batch")
-        _refuse_given(arguments, options, f"{folder} is compiled already; give its workload instead")
+        refuse_given(arguments, options, f"{folder} is compiled already; give its workload instead")
         return _compiled(folder, quick)
-    hardware = _hardware(arguments)
-    graph = _source(arguments, arguments.workload).graph
+    hardware = hardware_of(arguments)
+    graph = source_of(arguments, arguments.workload).graph
     return compile_graph(graph, hardware, arguments.batch), None if quick else graph, quick
 
 

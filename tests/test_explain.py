@@ -384,7 +384,21 @@ def test_a_machine_that_disagrees_is_reported(monkeypatch, tmp_path, capsys):
 # --- what is said ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [(), ("array.dataflow=os",), ("dram.latency_cycles=7", "array.rows=5")])
+SLOW = "array.mac_latency_cycles=5", "array.mac_interval_cycles=3", "array.add_latency_cycles=2"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("array.dataflow=os",),
+        ("dram.latency_cycles=7", "array.rows=5"),
+        ("array.serial_tiles=true",),
+        SLOW,
+        (*SLOW, "array.dataflow=os"),
+        (*SLOW, "array.serial_tiles=true"),
+    ],
+)
 def test_the_closed_form_adds_up_to_the_cycles(settings):
     graph = maker()
     node = graph.conv(graph.input(9, 7, 6), 20, (3, 2), padding=(1, 1, 0, 0))

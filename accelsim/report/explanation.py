@@ -189,14 +189,17 @@ def _closed_form(found: Explanation, instruction: Instruction) -> dict[str, Any]
             width = hardware.dram.bandwidth_bytes_per_cycle
             rows = f"{instruction.rows:,} row{'s' * (instruction.rows > 1)}"
             form = f"latency {hardware.dram.latency_cycles:,} + {rows} x ceil({instruction.row_bytes:,} B / {width} B)"
+            if hardware.dram.model != "simple":
+                form += ", and what opening rows and refresh add"
         case _:
             raise TypeError(f"{type(instruction).__name__} is not an instruction")
     return {"what": _what(found, instruction), "cycles": cycles, "closed_form": form}
 
 
 def _compute_form(compute: Compute, hardware: Hardware) -> str:
-    rows, columns = hardware.array.rows, hardware.array.columns
-    stream = stream_of(compute, ArrayShape.of(hardware))
+    shape = ArrayShape.of(hardware)
+    rows, columns, interval = shape.rows, shape.columns, shape.mac_interval
+    stream = stream_of(compute, shape)
     chunks = -(-compute.run_bytes // rows)
     runs = compute.r_count * compute.s_count
     tiles = f"{runs:,} run{'s' * (runs > 1)} x ceil({compute.run_bytes:,} / R = {rows})"
@@ -205,14 +208,17 @@ def _compute_form(compute: Compute, hardware: Hardware) -> str:
         between = f"{stream.tiles - 1:,} x {stream.period:,} + " if stream.tiles > 1 else ""
         return (
             f"tiles ceil(M = {compute.words:,} / R = {rows}) = {stream.tiles:,}, each {tiles} = {runs * chunks:,} "
-            f"pieces of R cycles: {preload}{between}{stream.last:,} + drain {2 * rows + columns - 3 + D_ACC}"
+            f"pieces of R{f' x {shape.step}' * (shape.step > 1)} cycles: {preload}{between}{stream.last:,} + drain "
+            f"{2 * rows + columns - 3 + D_ACC}"
         )
-    period = f"(M = {compute.words:,} + {rows + columns - 2} + R = {rows})" if compute.serial else None
-    period = period or f"max(R = {rows}, M = {compute.words:,})"
+    words = f"M = {compute.words:,}" + f" x {interval}" * (interval > 1)
+    gap = shape.wave + 1 - interval
+    fill = f"{shape.switch} + R = {rows}" if shape.switch else f"R = {rows}"
+    period = f"({words} + {gap} + R = {rows})" if compute.serial else f"max({fill}, {words})"
     between = f"{stream.tiles - 1:,} x {stream.period:,} + " if stream.tiles > 1 else ""
     return (
-        f"tiles {tiles} = {stream.tiles:,} x {period}: first weights {rows} + {between}{compute.words:,} + drain "
-        f"{rows + columns - 2 + D_ACC}"
+        f"tiles {tiles} = {stream.tiles:,} x {period}: first weights {rows} + {between}{stream.last:,} + drain "
+        f"{gap + D_ACC}"
     )
 
 

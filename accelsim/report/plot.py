@@ -352,7 +352,8 @@ def energy_figure(stored: Stored, objectives: Sequence[Objective]) -> Figure:
 def roofline_point(stored: Stored, row: Row) -> tuple[float, float, int, int] | None:
     """MACs a DRAM byte, MACs a cycle, PEs and DRAM bytes a cycle of a point; None where it lacks one.
 
-    Bytes are those of the busier direction, because each has the whole bandwidth. Utilisation is the share of PE-cycles with a product, so that MACs a cycle are utilisation times PEs.
+    Bytes are those of the busier direction, because each has the whole bandwidth. Utilisation is the share of
+    PE-cycles with a product, so that MACs a cycle are utilisation times PEs.
 
     Source: Williams, Waterman and Patterson, Roofline, CACM 52(4), 2009.
     """

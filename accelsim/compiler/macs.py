@@ -296,7 +296,7 @@ def _compute(
         "z_x": tensor.zero_point,
         "z_w": mac.weight_zero_point,
         "weight_base": weight_base,
-        "activation_bits": _counted_bits(job.emitter.graph, mac),
+        "activation_bits": counted_bits(job.emitter.graph, mac.inputs[0]),
         "weight_bits": mac.weight_bits,
         "width": width,
         "acc_base": acc_base,
@@ -400,8 +400,8 @@ def _post(
     )
 
 
-def _counted_bits(graph: IntegerGraph, mac: Mac) -> int:
-    """Bits of the codes that a layer reads, where its input's limits need fewer than the container has, else 0."""
-    low, high = graph.limits_of(mac.inputs[0])
+def counted_bits(graph: IntegerGraph, source: str) -> int:
+    """Bits of the codes that are read, where their tensor's limits need fewer than the container has, else 0."""
+    low, high = graph.limits_of(source)
     bits = max(1, high.bit_length()) if low >= 0 else bits_for(low, high)
     return bits if bits < graph.activation.bits else 0

@@ -16,11 +16,12 @@ import numpy as np
 from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.emission import Emitter, Place
 from accelsim.compiler.lowering import Operation
+from accelsim.compiler.macs import counted_bits
 from accelsim.compiler.streaming import Home
 from accelsim.compiler.tiling import Part, Rectangle, Runs, parts_of, rectangles, spans
 from accelsim.config import RECORD_BYTES, TABLE_ENTRIES
 from accelsim.errors import InputError
-from accelsim.ir import MatMul, bits_for, products_of
+from accelsim.ir import MatMul, products_of
 from accelsim.isa import Compute, Load, Memory, Piece, Post, Source, Start, Store, pack_records
 
 NOTHING = Rectangle(0, 0, 0, 0, 0, 0)
@@ -277,7 +278,7 @@ class MatMulLayer(CutLayer):
             z_x=self.first.zero_point,
             z_w=self.second.zero_point,
             weight_base=weights,
-            activation_bits=self._counted_bits(),
+            activation_bits=counted_bits(self.emitter.graph, node.inputs[0]),
             weight_bits=8,
             width=hardware.accumulator.width_bits if width is None else width,
             acc_base=half,
@@ -344,10 +345,3 @@ class MatMulLayer(CutLayer):
                 dst_image_step=result.image,
             )
         )
-
-    def _counted_bits(self) -> int:
-        """Bits of the first operand's codes where its limits need fewer than the container has, else 0."""
-        graph = self.emitter.graph
-        low, high = graph.limits_of(self.matmul.inputs[0])
-        bits = max(1, high.bit_length()) if low >= 0 else bits_for(low, high)
-        return bits if bits < graph.activation.bits else 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -538,3 +541,25 @@ def test_figures_are_written_where_asked(tmp_path, graph_directory):
     assert main(["run", str(graph_directory), "--data", "digits", "--figures", str(tmp_path / "figures")]) == 0
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"energy.png", "utilization.svg", "timeline.png", "partial_sums.svg"} <= names
+
+
+def test_an_interrupt_that_a_callback_swallows_comes_again(monkeypatch, capsys):
+    """As in the callbacks of Numba's compiler, where Python reports an exception and goes on."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def command(_: object) -> int:
+        ctypes.CFUNCTYPE(None)(interrupted)()
+        time.sleep(20)
+        return 0
+
+    monkeypatch.setitem(COMMANDS, "list", (command, *COMMANDS["list"][1:]))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in background
+    began = time.monotonic()
+    try:
+        assert main(["list"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
+    assert capsys.readouterr().err == "accelsim: interrupted\n"

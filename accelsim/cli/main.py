@@ -7,10 +7,13 @@ import ast
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from accelsim import __version__
 from accelsim.cli.animate import animate, animate_arguments
@@ -80,6 +83,31 @@ class _Parser(argparse.ArgumentParser):
         return one_of(found)
 
 
+@contextmanager
+def _interrupts_that_are_swallowed_come_again() -> Iterator[None]:
+    """Deliver a Ctrl-C once more that came while a compiled library called back, where Python only reports it.
+
+    Numba's compiler spends seconds in such callbacks.
+    """
+
+    def again(swallowed: Any) -> None:
+        if not issubclass(swallowed.exc_type, KeyboardInterrupt):
+            before(swallowed)
+            return
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None  # it runs
+        timer = threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    before = sys.unraisablehook
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = build_parser()
@@ -92,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _interrupts_that_are_swallowed_come_again():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
             code: int = arguments.command(arguments)

@@ -41,12 +41,12 @@ import sys
 from accelsim.explore import workers
 answer = workers.answer
 def logged(task, prepared):
-    with open(sys.argv[1], "a") as log:
+    with open(PLACE, "a") as log:
         log.write(task.key + "\\n")
     return answer(task, prepared)
 workers.answer = logged
 from accelsim.cli import main
-sys.argv[1:2] = []
+PLACE = sys.argv.pop(1)
 sys.exit(main())
 """
 """The command, which tells each point that it begins to measure in its own process."""

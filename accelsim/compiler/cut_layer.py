@@ -7,7 +7,7 @@ from typing import Any
 
 from accelsim.compiler.emission import Emitter, Place
 from accelsim.compiler.lowering import Operation
-from accelsim.compiler.tiling import Rectangle, even_spans
+from accelsim.compiler.tiling import Rectangle, even_spans, spans
 
 Group = tuple[int, ...]
 """Numbers of consecutive blocks of result channels that share a LOAD of constants."""
@@ -33,9 +33,9 @@ class CutLayer(ABC):
         self.operation = operation
         self._most: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    @abstractmethod
     def groups(self, most: int) -> list[Group]:
-        """Consecutive blocks, at most so many, whose constants fit on chip together."""
+        """Consecutive blocks, at most so many, whose constants fit on chip together: as many, unless overridden."""
+        return [tuple(range(first, first + count)) for first, count in spans(self.blocks, most)]
 
     @abstractmethod
     def channels(self, group: Group) -> tuple[int, int]:

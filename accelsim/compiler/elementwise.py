@@ -43,10 +43,6 @@ class ElementwiseLayer(CutLayer):
         """Source words of one result word."""
         return self._kernel[0] * self._kernel[1]
 
-    def groups(self, most: int) -> list[Group]:
-        """Consecutive blocks, at most so many."""
-        return [tuple(range(first, first + count)) for first, count in spans(self.blocks, most)]
-
     def channels(self, group: Group) -> tuple[int, int]:
         """First channel of a group, and how many there are."""
         (first, _), (last, lanes) = self._spans[group[0]], self._spans[group[-1]]

@@ -28,7 +28,7 @@ from accelsim.compiler.tiling import (
     runs_of,
     source_extent,
 )
-from accelsim.config import RECORD_BYTES
+from accelsim.config import RECORD_BYTES, Hardware
 from accelsim.errors import InputError
 from accelsim.ir import Conv2d, IntegerGraph, Mac, bits_for
 from accelsim.isa import Compute, Memory, Piece, Post, Reduce, Source, Start, pack_records, pack_rows
@@ -203,20 +203,28 @@ def _parts(job: MacLayer) -> list[Part]:
     if isinstance(job.mac, Conv2d) and job.mac.is_depthwise:
         taps = packed.runs.r_count * packed.runs.s_count
         if taps * widest > room:
-            raise _too_small(job, "weight", 2 * taps * widest)
+            raise tiles_do_not_fit(job.mac.name, hardware, 2 * taps * widest)
         return [Part(0, packed.runs.r_count, 0, packed.runs.s_count, 0, 1, 0)]
     rows = hardware.array.rows
     parts = parts_of(packed.runs, rows, room // widest)
     if parts is None:
-        raise _too_small(job, "weight", 2 * min(rows, packed.runs.length) * widest)
+        raise tiles_do_not_fit(job.mac.name, hardware, 2 * min(rows, packed.runs.length) * widest)
     return parts
 
 
-def _too_small(job: MacLayer, buffer: str, need: int) -> InputError:
-    have = getattr(job.emitter.hardware, buffer).memory_bytes
+def tiles_do_not_fit(layer: str, hardware: Hardware, need: int) -> InputError:
+    """The refusal of a layer of which two weight tiles exceed the weight buffer."""
     return InputError(
-        f"layer {job.mac.name} does not fit: two of its smallest weight tiles need {need} bytes of the {buffer} "
-        f"buffer, {have} there; use {buffer}.memory_bytes >= {need} or fewer array.rows"
+        f"layer {layer} does not fit: two of its smallest weight tiles need {need} bytes of the weight buffer, "
+        f"{hardware.weight.memory_bytes} there; use weight.memory_bytes >= {need} or fewer array.rows"
+    )
+
+
+def records_do_not_fit(layer: str, hardware: Hardware, lanes: int, need: int) -> InputError:
+    """The refusal of a layer of which two blocks' records exceed the parameter buffer."""
+    return InputError(
+        f"layer {layer} does not fit: {lanes} output channels at once need {need} bytes of the parameter buffer, "
+        f"{hardware.parameter.memory_bytes} there; use parameter.memory_bytes >= {need}"
     )
 
 
@@ -231,11 +239,7 @@ def _groups(job: MacLayer, blocks: int) -> list[Group]:
     for index, block in enumerate(packed.blocks):
         if block.lanes > most:
             need = 2 * RECORD_BYTES * block.lanes * (1 if packed.biases is None else 2)
-            raise InputError(
-                f"layer {job.mac.name} does not fit: {block.lanes} output channels at once need {need} bytes of the "
-                f"parameter buffer, {emitter.hardware.parameter.memory_bytes} there; "
-                f"use parameter.memory_bytes >= {need}"
-            )
+            raise records_do_not_fit(job.mac.name, emitter.hardware, block.lanes, need)
         fits = (not whole or size + packed.sizes[index] <= room) and lanes + block.lanes <= most
         if not groups or not fits or len(groups[-1]) == blocks:
             groups.append([])

@@ -16,11 +16,10 @@ import numpy as np
 from accelsim.compiler.cut_layer import CutLayer, Group
 from accelsim.compiler.emission import Emitter, Place
 from accelsim.compiler.lowering import Operation
-from accelsim.compiler.macs import counted_bits
+from accelsim.compiler.macs import counted_bits, records_do_not_fit, tiles_do_not_fit
 from accelsim.compiler.streaming import Home
 from accelsim.compiler.tiling import Part, Rectangle, Runs, parts_of, rectangles, spans
 from accelsim.config import RECORD_BYTES, TABLE_ENTRIES
-from accelsim.errors import InputError
 from accelsim.ir import MatMul, products_of
 from accelsim.isa import Compute, Load, Memory, Piece, Post, Source, Start, Store, pack_records
 
@@ -73,24 +72,13 @@ class MatMulLayer(CutLayer):
         parts = parts_of(Runs(1, 1, self.depth), hardware.array.rows, hardware.weight.memory_bytes // 2 // self.widest)
         if parts is None:
             need = 2 * min(hardware.array.rows, self.depth) * self.widest
-            raise InputError(
-                f"layer {head.name} does not fit: two of its smallest weight tiles need {need} bytes of the weight "
-                f"buffer, {hardware.weight.memory_bytes} there; use weight.memory_bytes >= {need} or fewer array.rows"
-            )
+            raise tiles_do_not_fit(head.name, hardware, need)
         self.parts = parts
         if self.widest > emitter.most_records:
-            need = 2 * RECORD_BYTES * self.widest
-            raise InputError(
-                f"layer {head.name} does not fit: {self.widest} output channels at once need {need} bytes of the "
-                f"parameter buffer, {hardware.parameter.memory_bytes} there; use parameter.memory_bytes >= {need}"
-            )
+            raise records_do_not_fit(head.name, hardware, self.widest, 2 * RECORD_BYTES * self.widest)
         self._base = 0  # of the second operand in DRAM
         self._scratch: int | None = None
         self._transposed = False
-
-    def groups(self, most: int) -> list[Group]:
-        """Consecutive blocks, at most so many."""
-        return [tuple(range(first, first + count)) for first, count in spans(self.blocks, most)]
 
     def channels(self, group: Group) -> tuple[int, int]:
         """First result channel of a group, and how many there are."""
